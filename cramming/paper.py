@@ -1,0 +1,198 @@
+"""Published numbers, and the ledger: what the papers said, what we got, how far apart the two may be, the verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cramming import metrics
+from cramming.errors import CrammingError
+from cramming.recipes import RECIPES, recipe
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "paper"
+TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass")
+
+# Lengths that the released runs with one mem vector tried on PG-19, in tokens; small models stop earlier.
+LENGTH_GRID = (8, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1280, 1568, 2048, 2560, 3072)
+
+# Our models that are kin of a published one, but not the same weights, and what sets them apart.
+RELATIVES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M-Instruct from 4-bit weights")}
+
+WITHIN, OUTSIDE, MISSING = "within tolerance", "outside tolerance", "not reproduced"
+_QUANTITIES = (
+    ("decoding_capacity", "tokens", "decoding_capacity_tokens", None),
+    ("token_gain", "tokens", "token_gain_mean", "token_gain_std"),
+    ("information_gain", "nats", "information_gain_nats_mean", "information_gain_nats_std"),
+)
+_RUN = ("kind", "recipe_json", "model", "source", "passage", "n_vectors", "trace_loss", *metrics.RUN_COLUMNS)
+
+
+def published(table: str) -> pd.DataFrame:
+    """One of the `TABLES` of published numbers; data/paper/README.md says what they hold and where they come from."""
+    if table not in TABLES:
+        raise CrammingError(f"no published table {table!r}: choose one of {', '.join(TABLES)}")
+    frame = pd.read_csv(DATA / f"{table}.csv")
+    # Some means are printed as whole numbers, and the number of samples is not always given.
+    types = {name: "float64" for name in frame.columns if name.endswith(("_mean", "_std"))}
+    return frame.astype(types | ({"n_samples": "Int64"} if "n_samples" in frame else {}))
+
+
+@cache
+def _hub_ids() -> dict[str, str]:
+    models = published("models")
+    ids = dict(zip(models["name"], models["hub_id"], strict=True)) | {i: i for i in models["hub_id"]}
+    # The 8B model was renamed on the hub; capacity.csv has the old id.
+    ids["meta-llama/Meta-Llama-3.1-8B"] = "meta-llama/Llama-3.1-8B"
+    return {name.casefold(): hub_id for name, hub_id in ids.items()}
+
+
+def hub_id(model: str) -> str:
+    """Hub id of one of the paper's 14 models by any of its names; other names come back as they are."""
+    return _hub_ids().get(model.casefold(), model)
+
+
+def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
+    """Compare every number of capacity.csv with runs of the `paper` recipe, computed as the paper computes it.
+
+    A capacity may be one length bin away (`capacity_bounds`), a gain `tolerance` standard errors: published deviation
+    over the root of our number of passages, the scatter to expect if ours were drawn like theirs. Passages are
+    counted, not runs, because runs of one passage at several lengths are not independent.
+
+    Args:
+        results: Runs as the store returns them. Used are crams of one mem vector by the unchanged recipe paper.
+        tolerance: Standard errors that a gain may be away.
+
+    Returns:
+        Columns model, source, quantity, unit, published, published_sd, ours, ours_n (passages), tolerance, verdict,
+        reason; one row a published number.
+    """
+    results = _prepare(results)
+    runs = results[(results["kind"] == "cram") & (results["recipe"] == "paper")]
+    # The released notebooks take a run's lowest loss, at whatever step; a stored trace may be thinned and miss it.
+    lowest = runs["trace_loss"].map(lambda loss: min(loss, default=math.inf)).astype(float) * (runs["length"] - 1)
+    runs = runs.assign(nats_with=np.minimum(runs["nats_with"], lowest))
+    rows = []
+    for said in published("capacity").to_dict("records"):
+        model, source = hub_id(said["model"]), said["source"]
+        mine = runs[(runs["model"] == model) & (runs["source"] == source)]
+        for quantity, unit, key, sd_key in _QUANTITIES:
+            value, sd = said[key], said.get(sd_key, math.nan)
+            row = {"model": said["model"], "source": source, "quantity": quantity, "unit": unit}
+            row |= {"published": value, "published_sd": sd}
+            if mine.empty:
+                texts = "" if source == "random" else f" and the {source} texts"
+                row |= _missing(f"not run here; the weights (hub id {model}){texts} have to come from the hub")
+            elif quantity == "decoding_capacity":
+                row |= _judge_capacity(value, mine)
+            else:
+                n = mine[mine["accuracy"] <= metrics.THRESHOLD]["passage"].nunique()
+                row |= _judge_mean(value, sd, metrics.published_beyond_capacity(mine)[key], n, tolerance)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
+    """Compare the horizons and information gains of progressive.csv with our horizon runs.
+
+    Runs of the same weights with recipe progressive, at the published learning rate and on pg19, get a verdict on the
+    number. Others are shown beside it as different weights or different protocol, and the reason says what differs.
+
+    Args:
+        results: Runs as the store returns them. Used are the rows of kind horizon with one mem vector.
+        tolerance: Standard errors that a mean may be away, as in `ledger`.
+
+    Returns:
+        The columns of `ledger`, with setting for source, and our_model, our_source, our_recipe. A published number has
+        one row for each of these three that we ran, or a single row if we ran none.
+    """
+    results = _prepare(results)
+    runs = results[results["kind"] == "horizon"]
+    kin = runs["model"].map(lambda name: RELATIVES.get(name, (name,))[0])
+    rows = []
+    for said in published("progressive").to_dict("records"):
+        # The low-dim settings train a projection as well, which no recipe here does.
+        mine = runs[(kin == hub_id(said["model"])) & ("low-dim" not in said["setting"])]
+        theirs = _recipe_name(recipe("progressive", lr=said["learning_rate"]).model_dump_json())
+        groups: list[Any] = list(mine.groupby(["model", "source", "recipe"])) or [(("", "", ""), mine)]
+        for quantity, unit in (("horizon", "tokens"), ("information_gain", "bits")):
+            mean, sd = said[f"{quantity}_{unit}_mean"], said[f"{quantity}_{unit}_std"]
+            for names, group in groups:
+                row = {"model": said["model"], "setting": said["setting"], "quantity": quantity, "unit": unit}
+                row |= {"published": mean, "published_sd": sd}
+                if group.empty:
+                    row |= _missing("no horizon run of it here")
+                else:
+                    bits = metrics.nats_to_bits((group["nats_without"] - group["nats_with"]).mean())
+                    ours = group["length"].mean() if unit == "tokens" else bits
+                    row |= _judge_mean(mean, sd, ours, group["passage"].nunique(), tolerance)
+                    row |= _not_comparable(*names, theirs=theirs)
+                rows.append(row | dict(zip(("our_model", "our_source", "our_recipe"), names, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def capacity_bounds(capacity: int) -> tuple[int, int]:
+    """Least and greatest capacity within one length bin of a published one, in tokens.
+
+    For a length on the grid, its neighbours. Capacities over random words are drawn lengths, mostly off the grid: for
+    those, the width of the bin they fall in, both ways.
+    """
+    below = max((length for length in LENGTH_GRID if length < capacity), default=0)
+    above = min((length for length in LENGTH_GRID if length > capacity), default=capacity)
+    return (below, above) if capacity in LENGTH_GRID else (capacity - above + below, capacity + above - below)
+
+
+def _prepare(results: pd.DataFrame) -> pd.DataFrame:
+    """The runs with one mem vector, models under their hub ids, recipes that were changed marked as such."""
+    metrics.require_columns(results, _RUN, "the results")
+    runs = results[results["n_vectors"] == 1].reset_index(drop=True)
+    return runs.assign(model=runs["model"].map(hub_id), recipe=runs["recipe_json"].map(_recipe_name))
+
+
+def _recipe_name(recipe_json: str) -> str:
+    """Name of a stored recipe, with the fields that differ from the recipe of that name."""
+    ran = json.loads(recipe_json)
+    known = RECIPES[ran["name"]].model_dump(mode="json") if ran["name"] in RECIPES else ran
+    changes = ", ".join(f"{field} = {value}" for field, value in ran.items() if known.get(field) != value)
+    return f"{ran['name']} with {changes}" if changes else str(ran["name"])
+
+
+def _missing(reason: str) -> dict[str, Any]:
+    return {"ours": math.nan, "ours_n": 0, "tolerance": "", "verdict": MISSING, "reason": reason}
+
+
+def _judge_mean(mean: float, sd: float, ours: float, n: int, tolerance: float) -> dict[str, Any]:
+    if n == 0:
+        return _missing(f"every run here has an accuracy above {metrics.THRESHOLD}: none is beyond capacity")
+    margin = tolerance * sd / math.sqrt(n)
+    verdict, reason = (WITHIN if abs(ours - mean) <= margin else OUTSIDE), f"differs by {ours - mean:+.1f}"
+    rule = f"± {margin:.1f} ({tolerance:g} standard errors, n = {n})"
+    return {"ours": ours, "ours_n": n, "tolerance": rule, "verdict": verdict, "reason": reason}
+
+
+def _judge_capacity(capacity: int, runs: pd.DataFrame) -> dict[str, Any]:
+    ours = metrics.decoding_capacity(runs["length"], runs["accuracy"])
+    low, high = capacity_bounds(capacity)
+    verdict, reason = (WITHIN if low <= ours <= high else OUTSIDE), f"differs by {ours - capacity:+d}"
+    # Our capacity could be any length of the grid between the longest that passed and the next that we ran; if we ran
+    # none beyond it, failed is nan, and every longer length is untried.
+    failed = runs["length"][runs["length"] > ours].min()
+    untried = [length for length in LENGTH_GRID if length > ours and not length >= failed]
+    if len({low <= length <= high for length in [ours, *untried]}) == 2:
+        verdict, reason = MISSING, f"undecided: at least {ours}, but {untried[0]} to {untried[-1]} were not run"
+    rule = f"{low} to {high} (one length bin)"
+    return {"ours": ours, "ours_n": runs["passage"].nunique(), "tolerance": rule, "verdict": verdict, "reason": reason}
+
+
+def _not_comparable(model: str, source: str, ours: str, theirs: str) -> dict[str, Any]:
+    """What to say instead of a verdict on the number if our runs were made otherwise; empty if they were not."""
+    differences = [f"our weights are {RELATIVES[model][1]}"] if model in RELATIVES else []
+    differences += [f"our recipe is {ours}, theirs {theirs}"] if ours != theirs else []
+    differences += [f"our texts are {source}, theirs pg19"] if source != "pg19" else []
+    verdict = "different weights" if model in RELATIVES else "different protocol"
+    return {"tolerance": "", "verdict": verdict, "reason": "; ".join(differences)} if differences else {}

@@ -1,0 +1,161 @@
+"""Recipes: everything that decides how a cram runs, as frozen pydantic models that go into the store as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cramming.errors import CrammingError
+
+
+class Growth(BaseModel):
+    """How the prefix grows while it is crammed.
+
+    The prefix under optimisation always reaches past the longest prefix that has been exact so far, by `block` tokens
+    or by the share `fraction` of that prefix, whichever is more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: int = Field(16, ge=1, description="tokens of the first prefix")
+    block: int = Field(8, ge=1, description="least number of tokens ahead of the exact prefix")
+    fraction: float = Field(0.0, ge=0, description="tokens ahead as a share of the exact prefix")
+    stage_steps: int | None = Field(
+        None, ge=1, description="give up when a prefix is not exact after so many steps (None: only the budget ends it)"
+    )
+
+
+class Recipe(BaseModel):
+    """One way of cramming. Fields without a source are ours; the rest name the released code's behaviour.
+
+    Examples:
+        >>> recipe("best").radius
+        1000.0
+        >>> recipe("paper", max_steps=100).max_steps
+        100
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    # The mem vectors.
+    parametrisation: Literal["free", "sphere"] = Field(
+        description="free: mem itself is trained; sphere: mem = radius * sqrt(d) * u / |u|, and u is trained"
+    )
+    radius: float = Field(1.0, gt=0, description="sphere only: root mean square of mem's d numbers")
+    init: Literal["embedding_std", "normal"] = Field(
+        "normal", description="standard deviation of the noise mem starts from: of the embedding table, or init_std"
+    )
+    init_std: float = Field(1.0, gt=0)
+    # The optimiser: Adam, with decoupled weight decay where it is above 0.
+    lr: float = Field(gt=0)
+    lr_min: float = Field(0.0, ge=0, description="cosine only: where the learning rate ends")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine runs over the budget")
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.9)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm of a passage is cut to this")
+    # The loss: mean cross-entropy over the scored tokens, in nats.
+    score_first: bool = Field(True, description="trap 1: the released code drops the first token's logits")
+    focus: float = Field(
+        1.0, ge=1, description="weight of a token grows by this factor each step it is wrong, and shrinks back after"
+    )
+    focus_max: float = Field(20.0, ge=1)
+    # The end.
+    max_steps: int | None = Field(None, ge=1)
+    max_token_passes: int | None = Field(
+        None, ge=1, description="tokens (mem included) through forward and backward, summed over steps"
+    )
+    patience: int | None = Field(None, ge=1, description="steps without a better accuracy until the passage is given up")
+    stop_margin: float = Field(
+        0.0, ge=0, description="a passage is solved when every scored token wins by more logits than this"
+    )
+    keep: Literal["measured", "after_step"] = Field(
+        "measured", description="trap 5: the released code keeps the vector after the step that followed the best one"
+    )
+    growth: Growth | None = None
+
+    def deciding(self) -> dict[str, object]:
+        """The fields that decide a result, for its key.
+
+        The name does not; fields at their defaults are left out, so that a later option with a default that changes
+        nothing keeps the keys of old results.
+        """
+        return self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+
+    @property
+    def budget(self) -> str:
+        """What ends a run that is never solved, for captions."""
+        parts = [
+            f"{self.max_steps:,} steps" if self.max_steps else "",
+            f"{self.max_token_passes:,} token passes" if self.max_token_passes else "",
+            f"{self.patience:,} steps without a better accuracy" if self.patience else "",
+        ]
+        return " or ".join(part for part in parts if part) or "none"
+
+
+RECIPES: dict[str, Recipe] = {
+    # Paper, section 3 and the released code: AdamW, at most 5000 steps, stop at accuracy 1.0 or after 2000 in vain.
+    "paper": Recipe(
+        name="paper",
+        parametrisation="free",
+        init="embedding_std",
+        lr=0.01,
+        weight_decay=0.01,
+        score_first=False,
+        max_steps=5000,
+        patience=2000,
+        keep="after_step",
+    ),
+    # Progressive cramming as published (arXiv 2607.21231).
+    "progressive": Recipe(
+        name="progressive",
+        parametrisation="free",
+        init_std=0.02,
+        lr=0.1,
+        lr_min=1e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        max_steps=10_000,
+        growth=Growth(start=1, block=1, stage_steps=1000),
+    ),
+    # Ours: the sphere, and weights that follow the tokens still wrong.
+    "best": Recipe(
+        name="best",
+        parametrisation="sphere",
+        radius=1000.0,
+        lr=0.2,
+        lr_min=0.01,
+        schedule="cosine",
+        focus=1.1,
+        max_steps=1000,
+        stop_margin=0.05,
+    ),
+}
+# The same with a prefix that grows, for horizons.
+RECIPES["horizon"] = RECIPES["best"].model_copy(
+    update={"name": "horizon", "max_steps": None, "max_token_passes": 8000, "growth": Growth(start=24, block=8)}
+)
+
+
+def recipe(name: str, **changes: object) -> Recipe:
+    """The recipe of that name, with changes.
+
+    Raises:
+        CrammingError: If no recipe has that name, or a change names no field or has a value the field refuses.
+    """
+    if name not in RECIPES:
+        raise CrammingError(f"recipe {name!r} is unknown: use one of {', '.join(RECIPES)}")
+    try:
+        return Recipe.model_validate({**RECIPES[name].model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CrammingError(
+            f"recipe {name!r}: {field} = {first['input']!r} is refused ({first['msg']}); "
+            f"fields are {', '.join(Recipe.model_fields)}"
+        ) from error

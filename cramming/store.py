@@ -1,0 +1,205 @@
+"""Results: tidy parquet, one row a run, with the vectors beside it in safetensors, both keyed by content.
+
+A shard is a pair of files with one stem. The vectors are written first and the rows last, each to a temporary name that
+is flushed and renamed, so a reader sees whole shards only, and a kill at any moment loses the run in flight and no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from cramming.errors import CrammingError
+
+RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+
+_text, _int, _float, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_list = {"flag": pa.list_(pa.bool_()), "float": pa.list_(pa.float32()), "int": pa.list_(pa.int32())}
+
+SCHEMA = pa.schema(
+    [
+        # what decides the result
+        ("key", _text),
+        ("kind", _text),  # cram: the whole passage; horizon: its longest exact prefix
+        ("recipe", _text),
+        ("recipe_json", _text),
+        ("model", _text),
+        ("model_digest", _text),
+        ("source", _text),
+        ("passage", _text),
+        ("passage_digest", _text),
+        ("offered", _int),  # tokens of the passage
+        ("n_vectors", _int),
+        ("seed", _int),
+        ("dtype", _text),
+        # what came out
+        ("length", _int),  # tokens: the passage, or the horizon
+        ("ended", _text),
+        ("score_first", _flag),
+        ("accuracy", _float),  # teacher-forced share of scored tokens, as the recipe measures it
+        ("correct_teacher", _int),  # teacher-forced with the kept vector, token 0 included
+        ("correct_greedy", _int),  # tokens before the first error of free decoding
+        ("exact", _flag),  # certified
+        ("margin", _float),  # logits
+        ("correct_with", _int),  # scored tokens right with mem
+        ("correct_without", _int),
+        ("nats_with", _float),  # summed over scored tokens
+        ("nats_without", _float),
+        ("token_ids", _list["int"]),  # the passage
+        ("token_correct", _list["flag"]),  # each token teacher-forced with the kept vector
+        ("token_nats_with", _list["float"]),
+        ("token_nats_without", _list["float"]),
+        # what it cost
+        ("steps", _int),
+        ("token_passes", _int),
+        ("seconds", _float),  # wall time from first to last step, shared with the rest of the batch
+        ("batch", _int),
+        ("threads", _int),
+        ("device", _text),
+        ("versions", _text),
+        ("trace_step", _list["int"]),
+        ("trace_length", _list["int"]),
+        ("trace_loss", _list["float"]),
+        ("trace_accuracy", _list["float"]),
+        ("trace_token_passes", _list["int"]),
+    ]
+)
+
+
+def run_key(decides: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the canonical JSON of what decides a result.
+
+    Examples:
+        >>> run_key({"b": 1, "a": 2}) == run_key({"a": 2, "b": 1})
+        True
+    """
+    canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Store:
+    """A folder of shards.
+
+    Examples:
+        >>> store = Store()  # the results shipped with the companion
+        >>> frame = store.frame()
+    """
+
+    def __init__(self, root: Path | str = RESULTS) -> None:
+        self.root = Path(root)
+
+    def add(self, row: Mapping[str, Any], mem: torch.Tensor) -> None:
+        """Write one run and its vectors as a shard of their own.
+
+        Raises:
+            CrammingError: If the store cannot be written. Nothing that it holds is touched.
+        """
+        self._write([dict(row)], {str(row["key"]): mem})
+
+    def keys(self) -> set[str]:
+        """Keys of all runs."""
+        return set().union(*(_read_table(path, ["key"]).column("key").to_pylist() for path in self._shards()))
+
+    def frame(self) -> pd.DataFrame:
+        """All runs, one row each, sorted by what they are; an empty frame with all columns if there are none.
+
+        Raises:
+            CrammingError: If a shard is damaged; the message names the file.
+        """
+        tables = [_read_table(path) for path in self._shards()]
+        table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        order = ["kind", "recipe", "model", "source", "offered", "passage", "n_vectors", "seed", "key"]
+        return table.to_pandas().drop_duplicates("key").sort_values(order, ignore_index=True)
+
+    def vectors(self) -> dict[str, torch.Tensor]:
+        """The kept vectors of all runs by key, float32, each (n_vectors, d)."""
+        found: dict[str, torch.Tensor] = {}
+        for path in self._shards():
+            found |= _read_vectors(path.with_suffix(".safetensors"))
+        return found
+
+    def compact(self) -> Path | None:
+        """Merge all shards into one; the old ones go only once the new one is whole."""
+        old = self._shards()
+        if len(old) < 2:
+            return old[0] if old else None
+        frame, vectors = self.frame(), self.vectors()
+        missing = set(frame["key"]) - set(vectors)
+        if missing:
+            raise CrammingError(f"{self.root} lacks the vectors of {len(missing)} runs, such as {min(missing)}: restore them")
+        new = self._write(frame.to_dict("records"), {key: vectors[key] for key in frame["key"]})
+        for path in old:
+            if path != new:
+                path.unlink()
+                path.with_suffix(".safetensors").unlink(missing_ok=True)
+        return new
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.root.glob("*.parquet"))
+
+    def _write(self, rows: list[dict[str, Any]], vectors: Mapping[str, torch.Tensor]) -> Path:
+        unknown = set(rows[0]) ^ set(SCHEMA.names)
+        if unknown:
+            raise CrammingError(f"columns {sorted(unknown)} do not fit the store's schema: see cramming.store.SCHEMA")
+        table = pa.Table.from_pylist([{key: _plain(value) for key, value in row.items()} for row in rows], SCHEMA)
+        stem = run_key({"keys": sorted(vectors)})[:16]
+        target = self.root / f"{stem}.parquet"
+        blob = save({key: mem.detach().float().contiguous().cpu() for key, mem in vectors.items()})
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            _atomic(target.with_suffix(".safetensors"), lambda path: path.write_bytes(blob))
+            _atomic(target, lambda path: pq.write_table(table, path, compression="zstd"))
+        except OSError as error:
+            raise CrammingError(
+                f"the store {self.root} cannot be written ({error.strerror or error}): make it writable or name another"
+            ) from error
+        return target
+
+
+def _atomic(target: Path, write: Callable[[Path], object]) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_table(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read(None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise CrammingError(
+            f"{path.name} in {path.parent.name} is damaged ({str(error).splitlines()[0]}): "
+            "restore it from git, or delete it and sweep again"
+        ) from error
+
+
+def _read_vectors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CrammingError(
+            f"{path.name} in {path.parent.name} is damaged or missing ({str(error).splitlines()[0]}): "
+            "restore it from git, or delete the shard and sweep again"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,240 @@
+"""Sweeps: a plan of runs, minus what the store holds, run in order and stored one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cramming import __version__
+from cramming.decode import Certificate, certify, without_mem
+from cramming.engine import Cram, cram
+from cramming.errors import CrammingError
+from cramming.horizon import Horizon, horizon
+from cramming.models import FrozenLM
+from cramming.recipes import Recipe, recipe
+from cramming.store import Store, run_key
+from cramming.texts import Passage, passages
+
+PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
+
+
+class Experiment(BaseModel):
+    """Passages of one source under one recipe: one entry of a plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["cram", "horizon"]
+    recipe: str
+    changes: dict[str, Any] = Field(default_factory=dict, description="fields of the recipe that differ")
+    source: str
+    n: int = Field(ge=1, description="passages")
+    lengths: tuple[int, ...] = Field(min_length=1, description="tokens of a passage; for a horizon, tokens on offer")
+    n_vectors: int = Field(1, ge=1)
+    seed: int = 0
+    batch: int = Field(4, ge=1)
+
+    def resolved(self) -> Recipe:
+        """The recipe with its changes."""
+        return recipe(self.recipe, **self.changes)
+
+
+class Plan(BaseModel):
+    """A model and the experiments to run on it; one file under data/plans."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    dtype: str = "float32"
+    experiments: tuple[Experiment, ...]
+
+
+class Executor(Protocol):
+    """Runs jobs; the serial one is here, others need only the same call."""
+
+    def __call__(self, jobs: Iterator[Callable[[], None]]) -> None:
+        """Run every job."""
+
+
+def serial(jobs: Iterator[Callable[[], None]]) -> None:
+    """Run jobs one after another in this process."""
+    for job in jobs:
+        job()
+
+
+def load_plan(scale: str) -> Plan:
+    """The plan of a scale (smoke, laptop, paper), or of any YAML file.
+
+    Raises:
+        CrammingError: If there is no such plan, or it does not say what a plan must.
+    """
+    path = Path(scale) if scale.endswith((".yaml", ".yml")) else PLANS / f"{scale}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PLANS.glob("*.yaml")))
+        raise CrammingError(f"scale {scale!r} has no plan: use one of {known}, or the path of a YAML file")
+    try:
+        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise CrammingError(f"plan {path.name} is not valid: {' '.join(str(error).split())}") from error
+
+
+def key_of(lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
+    """The key of one run: everything that decides its result, and nothing that does not (batch, threads, machine)."""
+    return run_key(
+        {
+            "kind": experiment.kind,
+            "recipe": experiment.resolved().deciding(),
+            "model_digest": lm.digest,
+            "passage": passage.id,
+            "passage_digest": passage.digest,
+            "n_vectors": experiment.n_vectors,
+            "seed": experiment.seed,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+        }
+    )
+
+
+def pending(plan: Plan, lm: FrozenLM, store: Store) -> list[tuple[Experiment, list[Passage]]]:
+    """The plan minus the store: for each experiment the passages still to run."""
+    done = store.keys()
+    work = []
+    for experiment in plan.experiments:
+        every = [
+            passage
+            for length in experiment.lengths
+            for passage in passages(experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
+        ]
+        left = [passage for passage in every if key_of(lm, experiment, passage) not in done]
+        if left:
+            work.append((experiment, left))
+    return work
+
+
+def sweep(
+    plan: Plan,
+    lm: FrozenLM,
+    store: Store,
+    *,
+    part: tuple[int, int] = (0, 1),
+    executor: Executor = serial,
+    progress: bool = True,
+) -> int:
+    """Run what is pending and store each run as it ends.
+
+    Args:
+        plan: What is wanted.
+        lm: The plan's model.
+        store: Where results go and are looked up.
+        part: (i, n) runs the i-th of n shares of the work, so that n processes can share a plan.
+        executor: What runs the jobs, one a experiment.
+        progress: Whether to show bars.
+
+    Returns:
+        How many runs were stored. Ctrl-C raises KeyboardInterrupt; what was stored stays.
+    """
+    stored = 0
+
+    def job(experiment: Experiment, some: list[Passage]) -> None:
+        nonlocal stored
+        interrupted = False
+
+        def keep(result: Cram | Horizon) -> None:
+            nonlocal stored
+            store.add(*row_of(lm, experiment, result))
+            stored += 1
+
+        shared: dict[str, Any] = {
+            "n_vectors": experiment.n_vectors,
+            "seed": experiment.seed,
+            "batch": experiment.batch,
+            "progress": progress,
+            "on_result": keep,
+        }
+        if experiment.kind == "cram":
+            interrupted = any(r.ended == "interrupted" for r in cram(lm, some, experiment.resolved(), **shared))
+        else:
+            interrupted = any(r.run.ended == "interrupted" for r in horizon(lm, some, experiment.resolved(), **shared))
+        if interrupted:
+            raise KeyboardInterrupt
+
+    work = [(experiment, some[part[0] :: part[1]]) for experiment, some in pending(plan, lm, store)]
+    executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work if some)  # type: ignore[misc]
+    return stored
+
+
+def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tuple[dict[str, Any], torch.Tensor]:
+    """The store's row of a finished run, certified, and its vectors."""
+    if isinstance(result, Horizon):
+        run, length, certificate = result.run, result.length, result.certificate
+    else:
+        run, length = result, result.length
+        certificate = certify(lm, run.mem, run.passage.token_ids)
+    how = experiment.resolved()
+    token_ids = run.passage.token_ids[:length]
+    certificate = certificate or Certificate(0, 0, 0, -np.inf, np.zeros(0, bool), np.zeros(0))
+    nats_without, correct_without = without_mem(lm, token_ids) if length else (np.zeros(0), np.zeros(0, bool))
+    scored = slice(0 if how.score_first else 1, None)
+    measured = run.correct[:length][scored]
+    row = {
+        "key": key_of(lm, experiment, run.passage),
+        "kind": experiment.kind,
+        "recipe": how.name,
+        "recipe_json": how.model_dump_json(),
+        "model": lm.name,
+        "model_digest": lm.digest,
+        "source": run.passage.source,
+        "passage": run.passage.id,
+        "passage_digest": run.passage.digest,
+        "offered": len(run.passage),
+        "n_vectors": experiment.n_vectors,
+        "seed": experiment.seed,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "length": length,
+        "ended": run.ended,
+        "score_first": how.score_first,
+        "accuracy": float(measured.mean()) if len(measured) else 0.0,
+        "correct_teacher": int(certificate.correct.sum()),
+        "correct_greedy": certificate.greedy_correct,
+        "exact": length > 0 and certificate.exact,
+        "margin": certificate.margin,
+        "correct_with": int(measured.sum()),
+        "correct_without": int(correct_without[scored].sum()),
+        "nats_with": float(run.nats[:length][scored].sum()),
+        "nats_without": float(nats_without[scored].sum()),
+        "token_ids": list(run.passage.token_ids),
+        "token_correct": certificate.correct,
+        "token_nats_with": certificate.nats,
+        "token_nats_without": nats_without,
+        "steps": run.steps,
+        "token_passes": run.token_passes,
+        "seconds": run.seconds,
+        "batch": experiment.batch,
+        "threads": torch.get_num_threads(),
+        "device": device_name(lm.device),
+        "versions": f"cramming {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+        **dict(zip(("trace_step", "trace_length", "trace_loss", "trace_accuracy", "trace_token_passes"),
+                   (list(column) for column in zip(*_thin(run.trace), strict=True)), strict=True)),
+    }
+    return row, run.mem
+
+
+def device_name(device: torch.device) -> str:
+    """What the numbers were computed on, such as ``cpu x86_64`` or the name of the GPU."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {platform.machine()}"
+
+
+def _thin(trace: list[tuple[int, int, float, float, int]], most: int = 400) -> list[tuple[int, int, float, float, int]]:
+    """At most `most` rows of a trace, evenly spaced, the last one always among them."""
+    every = -(-len(trace) // most)
+    return trace[:-1][::every] + trace[-1:]

