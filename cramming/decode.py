@@ -23,8 +23,8 @@ class Certificate:
     Attributes:
         length: Tokens of the passage.
         greedy_correct: Tokens before the first error when the model decodes freely, token by token with a KV cache.
-        agreed: The longest prefix that all three ways get right: free decoding with a cache, teacher forcing alone, and
-            teacher forcing in a padded batch.
+        agreed: The longest prefix that all three ways get right: free decoding with a cache, teacher forcing alone,
+            and teacher forcing in a padded batch.
         margin: Smallest gap over the passage and the three ways, in logits; at most 0 where something is wrong.
         correct: Teacher-forced alone: whether each token is the argmax, shape (length,).
         nats: Teacher-forced alone: cross-entropy of each token, shape (length,).
@@ -53,7 +53,7 @@ def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> Certif
         token_ids: The passage.
 
     Raises:
-        CrammingError: If mem has another shape than (k, d), holds a number that is not finite, or the passage is empty.
+        CrammingError: If mem is not of shape (k, d), holds a number that is not finite, or the passage is empty.
     """
     _check(lm, mem, token_ids)
     truth = torch.tensor(token_ids, device=lm.device)
@@ -102,8 +102,8 @@ def teacher_forced(lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor) -> tup
 def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Cross-entropy in nats, and whether the argmax is right, of each token of the plain text, both (L,).
 
-    Nothing stands before token 0, so the model says nothing of it: it counts as wrong, and as log V nats, what a uniform
-    guess costs.
+    Nothing stands before token 0, so the model says nothing of it: it counts as wrong, and as log V nats, what a
+    uniform guess costs.
     """
     if not token_ids:
         raise CrammingError("the passage is empty: give at least one token")
@@ -118,7 +118,9 @@ def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.
 
 
 @torch.no_grad()
-def greedy(lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def greedy(
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode freely from the mem vectors alone: the argmax of each step is fed to the next.
 
     Args:
@@ -133,7 +135,8 @@ def greedy(lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = Tru
     """
     embed = lm.model.get_input_embeddings()
     history = mem[None].to(lm.device, lm.dtype)
-    inputs, state, tokens, gaps = history, {}, [], []
+    inputs, tokens, gaps = history, [], []
+    state: dict[str, object] = {}
     for _ in range(n_tokens):
         out = lm.model(inputs_embeds=inputs, use_cache=cached, **state)
         best = out.logits[0, -1].float().topk(2)

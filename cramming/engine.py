@@ -24,6 +24,10 @@ from cramming.texts import Passage
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
 
 
+# step, tokens under optimisation, loss in nats, accuracy, token passes so far
+Step = tuple[int, int, float, float, int]
+
+
 @dataclass
 class Cram:
     """What a cram of one passage came to.
@@ -36,6 +40,10 @@ class Cram:
             the step that made `mem` if the recipe keeps the vector after it. An unscored token 0 is False.
         nats: Cross-entropy of each token, shape (length,); an unscored token 0 is NaN.
         ended: Why it ended: solved, budget, patience, stage or interrupted.
+        steps: Steps taken.
+        token_passes: Tokens, mem included and padding not, through forward and backward, summed over steps.
+        seconds: Wall time; the time of a step is shared out among the passages of the batch by their tokens.
+        cpu_seconds: The same of processor time, which does not depend on what else the machine does.
         trace: One row a step: step, tokens under optimisation, loss in nats, accuracy, token passes so far.
     """
 
@@ -48,7 +56,8 @@ class Cram:
     steps: int
     token_passes: int
     seconds: float
-    trace: list[tuple[int, int, float, float, int]] = field(repr=False)
+    cpu_seconds: float
+    trace: list[Step] = field(repr=False)
 
     @property
     def solved(self) -> bool:
@@ -124,7 +133,8 @@ class _Run:
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
         self.tokens = torch.tensor(passage.token_ids, device=lm.device)
-        std = lm.model.get_input_embeddings().weight.std().item() if recipe.init == "embedding_std" else recipe.init_std
+        table = lm.model.get_input_embeddings().weight
+        std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
         noise = torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
         self.param = (noise if start is None else start.float().clone()).to(lm.device)
         self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
@@ -137,8 +147,13 @@ class _Run:
         self.mem = self.to_mem(self.param)
         self.correct = np.zeros(len(passage), dtype=bool)
         self.nats = np.full(len(passage), np.nan)
-        self.began = time.perf_counter()
-        self.trace: list[tuple[int, int, float, float, int]] = []
+        self.seconds = self.cpu_seconds = 0.0
+        self.trace: list[Step] = []
+
+    @property
+    def fed(self) -> int:
+        """Positions the next step feeds to the model: the mem vectors and all tokens but the last."""
+        return self.param.shape[0] + self.length - 1
 
     def to_mem(self, param: torch.Tensor) -> torch.Tensor:
         """The vectors the model sees, shape (k, d)."""
@@ -172,29 +187,25 @@ class _Run:
             return recipe.lr * self.steps / recipe.warmup_steps
         if recipe.schedule == "constant":
             return recipe.lr
-        used = max(
-            (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps) if recipe.max_steps else 0,
-            self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0,
-        )
+        used = self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0.0
+        if recipe.max_steps:
+            used = max(used, (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps))
         return recipe.lr_min + (recipe.lr - recipe.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
 
     def take(self, gradient: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:
         """Digest one forward and backward pass: keep what was best, decide whether to go on, step, grow."""
         recipe, n = self.recipe, self.length
         self.steps += 1
-        self.token_passes += self.param.shape[0] + n - 1
+        self.token_passes += self.fed
         won = gaps > recipe.stop_margin
-        right = won[self.first :]
+        solved = bool(won[self.first :].all())
+        hits = (gaps > 0)[self.first :].float()
         # With growth the longest prefix counts, without it the number of right tokens.
-        prefix = int(right.int().cumprod(0).sum())
-        count = prefix if recipe.growth else int((gaps > 0)[self.first :].sum())
-        solved = bool(right.all())
-        self.trace.append(
-            (self.steps, n, nats[self.first :].mean().item(), (gaps > 0)[self.first :].float().mean().item(), self.token_passes)
-        )
+        count = int((won[self.first :].int().cumprod(0) if recipe.growth else hits).sum())
+        self.trace.append((self.steps, n, nats[self.first :].mean().item(), hits.mean().item(), self.token_passes))
         better = count > self.best or (solved and count == self.best)
         before = self.to_mem(self.param)
-        self._refocus(won, gaps)
+        self._refocus(won)
         self.update(gradient)
         if better:
             self.best, self.best_step = count, self.steps
@@ -204,9 +215,9 @@ class _Run:
                 self.correct[0], self.nats[0] = False, np.nan
         if solved and n == len(self.passage):
             self.ended = "solved"
-        elif recipe.max_steps and self.steps >= recipe.max_steps:
-            self.ended = "budget"
-        elif recipe.max_token_passes and self.token_passes >= recipe.max_token_passes:
+        elif self.steps >= (recipe.max_steps or math.inf) or self.token_passes >= (
+            recipe.max_token_passes or math.inf
+        ):
             self.ended = "budget"
         elif recipe.patience and self.steps - self.best_step >= recipe.patience:
             self.ended = "patience"
@@ -218,7 +229,8 @@ class _Run:
             ahead = max(recipe.growth.block, int(recipe.growth.fraction * exact))
             self.length = min(len(self.passage), max(n, exact + ahead))
 
-    def _refocus(self, won: torch.Tensor, gaps: torch.Tensor) -> None:
+    def _refocus(self, won: torch.Tensor) -> None:
+        """Raise the weight of tokens not won, let that of the others fall back to 1."""
         if self.recipe.focus > 1:
             part = self.weight[: len(won)]
             part *= torch.where(won, 1 / self.recipe.focus, self.recipe.focus)
@@ -236,14 +248,17 @@ class _Run:
             ended=self.ended,
             steps=self.steps,
             token_passes=self.token_passes,
-            seconds=time.perf_counter() - self.began,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
             trace=self.trace,
         )
 
 
 def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
     """One forward and backward pass for the whole batch; each run then digests its share."""
+    wall, cpu = time.perf_counter(), time.process_time()
     longest = max(run.length for run in active)
+    shares = [run.fed for run in active]
     tokens = torch.zeros(len(active), longest, dtype=torch.long, device=lm.device)
     weights = torch.zeros(len(active), longest, device=lm.device)
     for row, run in enumerate(active):
@@ -255,6 +270,10 @@ def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
     (gradient,) = torch.autograd.grad(loss, mem)
     for row, run in enumerate(active):
         run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    for run, share in zip(active, shares, strict=True):
+        run.seconds += wall * share / sum(shares)
+        run.cpu_seconds += cpu * share / sum(shares)
 
 
 def score(
@@ -280,7 +299,9 @@ def score(
     hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, mem.shape[1] - 1 :]
     scored = weights > 0
     head = lm.model.get_output_embeddings()
-    loss, some_nats, some_gaps = _FusedHead.apply(hidden[scored], head.weight, head.bias, tokens[scored], weights[scored])
+    loss, some_nats, some_gaps = _FusedHead.apply(
+        hidden[scored], head.weight, head.bias, tokens[scored], weights[scored]
+    )
     nats = torch.full_like(weights, torch.nan).masked_scatter(scored, some_nats)
     gaps = torch.full_like(weights, -torch.inf).masked_scatter(scored, some_gaps)
     return loss, nats, gaps
@@ -290,7 +311,7 @@ class _FusedHead(torch.autograd.Function):
     """Output head and cross-entropy in one, a few rows at a time, so that the (B, L, V) logits are never held."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, token_weights):  # type: ignore[no-untyped-def]  # noqa: ANN001, D102
+    def forward(ctx, hidden, weight, bias, targets, token_weights):  # type: ignore[no-untyped-def]
         loss, nats, gaps, gradient = hidden.new_zeros((), dtype=torch.float32), [], [], torch.empty_like(hidden)
         for part in torch.arange(len(hidden), device=hidden.device).split(HEAD_ROWS):
             logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
@@ -317,7 +338,7 @@ class _FusedHead(torch.autograd.Function):
         return loss, every_nats, every_gap
 
     @staticmethod
-    def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]  # noqa: ANN001, D102
+    def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
 
@@ -359,7 +380,8 @@ def _check(
     limit = lm.context_length
     if limit is not None and n_vectors + longest > limit:
         raise CrammingError(
-            f"{n_vectors} mem vectors and {longest} tokens exceed the {limit} positions of {lm.name}: shorten the passage"
+            f"{n_vectors} mem vectors and {longest} tokens exceed the {limit} positions of {lm.name}: "
+            "shorten the passage"
         )
     with torch.no_grad():
         embeds = lm.model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=lm.device))

@@ -131,7 +131,7 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
                     bits = metrics.nats_to_bits((group["nats_without"] - group["nats_with"]).mean())
                     ours = group["length"].mean() if unit == "tokens" else bits
                     row |= _judge_mean(mean, sd, ours, group["passage"].nunique(), tolerance)
-                    row |= _not_comparable(*names, theirs=theirs)
+                    row |= _not_comparable(theirs, *names)
                 rows.append(row | dict(zip(("our_model", "our_source", "our_recipe"), names, strict=True)))
     return pd.DataFrame(rows)
 
@@ -189,7 +189,7 @@ def _judge_capacity(capacity: int, runs: pd.DataFrame) -> dict[str, Any]:
     return {"ours": ours, "ours_n": runs["passage"].nunique(), "tolerance": rule, "verdict": verdict, "reason": reason}
 
 
-def _not_comparable(model: str, source: str, ours: str, theirs: str) -> dict[str, Any]:
+def _not_comparable(theirs: str, model: str, source: str, ours: str) -> dict[str, Any]:
     """What to say instead of a verdict on the number if our runs were made otherwise; empty if they were not."""
     differences = [f"our weights are {RELATIVES[model][1]}"] if model in RELATIVES else []
     differences += [f"our recipe is {ours}, theirs {theirs}"] if ours != theirs else []

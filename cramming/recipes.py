@@ -22,7 +22,9 @@ class Growth(BaseModel):
     block: int = Field(8, ge=1, description="least number of tokens ahead of the exact prefix")
     fraction: float = Field(0.0, ge=0, description="tokens ahead as a share of the exact prefix")
     stage_steps: int | None = Field(
-        None, ge=1, description="give up when a prefix is not exact after so many steps (None: only the budget ends it)"
+        None,
+        ge=1,
+        description="give up when a prefix is not exact after so many steps (None: only the budget ends it)",
     )
 
 
@@ -68,7 +70,9 @@ class Recipe(BaseModel):
     max_token_passes: int | None = Field(
         None, ge=1, description="tokens (mem included) through forward and backward, summed over steps"
     )
-    patience: int | None = Field(None, ge=1, description="steps without a better accuracy until the passage is given up")
+    patience: int | None = Field(
+        None, ge=1, description="steps without a better accuracy until the passage is given up"
+    )
     stop_margin: float = Field(
         0.0, ge=0, description="a passage is solved when every scored token wins by more logits than this"
     )

@@ -1,7 +1,8 @@
 """Results: tidy parquet, one row a run, with the vectors beside it in safetensors, both keyed by content.
 
-A shard is a pair of files with one stem. The vectors are written first and the rows last, each to a temporary name that
-is flushed and renamed, so a reader sees whole shards only, and a kill at any moment loses the run in flight and no other.
+A shard is a pair of files with one stem. The vectors are written first and the rows last, each to a temporary name
+that is flushed and renamed, so a reader sees whole shards only, and a kill at any moment loses no run but those in
+flight.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ SCHEMA = pa.schema(
         # what it cost
         ("steps", _int),
         ("token_passes", _int),
-        ("seconds", _float),  # wall time from first to last step, shared with the rest of the batch
+        ("seconds", _float),  # wall time, shared out among the passages of a batch by their tokens
+        ("cpu_seconds", _float),
         ("batch", _int),
         ("threads", _int),
         ("device", _text),
@@ -135,11 +137,13 @@ class Store:
         old = self._shards()
         if len(old) < 2:
             return old[0] if old else None
-        frame, vectors = self.frame(), self.vectors()
-        missing = set(frame["key"]) - set(vectors)
+        rows, vectors = {row["key"]: row for path in old for row in _read_table(path).to_pylist()}, self.vectors()
+        missing = set(rows) - set(vectors)
         if missing:
-            raise CrammingError(f"{self.root} lacks the vectors of {len(missing)} runs, such as {min(missing)}: restore them")
-        new = self._write(frame.to_dict("records"), {key: vectors[key] for key in frame["key"]})
+            raise CrammingError(
+                f"{self.root} lacks the vectors of {len(missing)} runs, such as {min(missing)}: restore them"
+            )
+        new = self._write(list(rows.values()), {key: vectors[key] for key in rows})
         for path in old:
             if path != new:
                 path.unlink()
@@ -163,7 +167,7 @@ class Store:
             _atomic(target, lambda path: pq.write_table(table, path, compression="zstd"))
         except OSError as error:
             raise CrammingError(
-                f"the store {self.root} cannot be written ({error.strerror or error}): make it writable or name another"
+                f"the store {self.root} cannot be written ({error.strerror or error}): make it writable, or name another"
             ) from error
         return target
 

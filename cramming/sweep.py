@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 import transformers
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tqdm.auto import tqdm
 
 from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
-from cramming.engine import Cram, cram
+from cramming.engine import Cram, Step, cram
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
-from cramming.models import FrozenLM
+from cramming.models import FrozenLM, load
 from cramming.recipes import Recipe, recipe
 from cramming.store import Store, run_key
 from cramming.texts import Passage, passages
@@ -110,7 +112,9 @@ def pending(plan: Plan, lm: FrozenLM, store: Store) -> list[tuple[Experiment, li
         every = [
             passage
             for length in experiment.lengths
-            for passage in passages(experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
+            for passage in passages(
+                experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed
+            )
         ]
         left = [passage for passage in every if key_of(lm, experiment, passage) not in done]
         if left:
@@ -170,6 +174,40 @@ def sweep(
     return stored
 
 
+def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:
+    """Decode every stored vector again from its model.
+
+    Returns:
+        The store's frame with `exact_now` and `margin_now` (logits), of the first `length` tokens of each passage.
+
+    Raises:
+        CrammingError: If a model's weights are not those the row was made with, or a row has no vector.
+    """
+    frame, vectors = store.frame(), store.vectors()
+    exact, margins = {}, {}
+    with tqdm(total=len(frame), unit="vector", desc="check", disable=not progress) as bar:
+        for (name, dtype), rows in frame.groupby(["model", "dtype"]):
+            lm = load(str(name), device=device, dtype=str(dtype))
+            for row in rows.itertuples():
+                if row.model_digest != lm.digest:
+                    raise CrammingError(
+                        f"{row.passage} was crammed into {name} {row.model_digest}, but the model here is {lm.digest}: "
+                        "fetch the same weights"
+                    )
+                if row.key not in vectors:
+                    raise CrammingError(
+                        f"run {row.key} of {row.passage} has no vector in the store: restore its shard"
+                    )
+                if row.length:
+                    again = certify(lm, vectors[row.key], row.token_ids[: row.length].tolist())
+                    exact[row.key], margins[row.key] = again.exact, again.margin
+                bar.update()
+    return frame.assign(
+        exact_now=frame["key"].map(exact).fillna(False).astype(bool),
+        margin_now=frame["key"].map(margins).astype(float),
+    )
+
+
 def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tuple[dict[str, Any], torch.Tensor]:
     """The store's row of a finished run, certified, and its vectors."""
     if isinstance(result, Horizon):
@@ -216,12 +254,18 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "steps": run.steps,
         "token_passes": run.token_passes,
         "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
         "batch": experiment.batch,
         "threads": torch.get_num_threads(),
         "device": device_name(lm.device),
         "versions": f"cramming {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
-        **dict(zip(("trace_step", "trace_length", "trace_loss", "trace_accuracy", "trace_token_passes"),
-                   (list(column) for column in zip(*_thin(run.trace), strict=True)), strict=True)),
+        **dict(
+            zip(
+                ("trace_step", "trace_length", "trace_loss", "trace_accuracy", "trace_token_passes"),
+                (list(column) for column in zip(*_thin(run.trace), strict=True)),
+                strict=True,
+            )
+        ),
     }
     return row, run.mem
 
@@ -234,7 +278,8 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {platform.machine()}"
 
 
-def _thin(trace: list[tuple[int, int, float, float, int]], most: int = 400) -> list[tuple[int, int, float, float, int]]:
-    """At most `most` rows of a trace, evenly spaced, the last one always among them."""
+def _thin(trace: list[Step], most: int = 400) -> list[Step]:
+    """About `most` rows of a trace, evenly spaced, the last one and the one of least loss always among them."""
+    least = min(trace, key=lambda row: row[2])
     every = -(-len(trace) // most)
-    return trace[:-1][::every] + trace[-1:]
+    return [row for i, row in enumerate(trace) if i % every == 0 or row is least or row is trace[-1]]

