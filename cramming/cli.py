@@ -33,7 +33,7 @@ def fetch() -> None:
 
 @app.command()
 def cram(
-    text: Annotated[str, typer.Option(help="text to cram; without it, passages of --source are taken")] = "",
+    text: Annotated[str | None, typer.Option(help="text to cram; without it, passages of --source are taken")] = None,
     source: Annotated[str, typer.Option(help="novels, fresh, random, pg19 or fanfics")] = "novels",
     n: Annotated[int, typer.Option(help="passages of the source")] = 1,
     length: Annotated[int | None, typer.Option(help="tokens; default 32, or all of --text")] = None,
@@ -54,7 +54,7 @@ def cram(
 
     how = recipes.recipe(recipe)
     lm = models.load(model, device=device, dtype=dtype)
-    if text:
+    if text is not None:
         chosen = [texts.from_text(text, lm.tokenizer, length=length)]
     else:
         chosen = texts.passages(source, lm.tokenizer, n=n, length=32 if length is None else length, seed=seed)
@@ -78,7 +78,7 @@ def sweep(
     scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")],
     store: Annotated[Path | None, _STORE] = None,
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
-    threads: Annotated[int | None, typer.Option(help="threads of this process; default all cores")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads of this process; default all cores")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
 ) -> None:
     """Run what a plan asks for and the store does not hold yet. Stop it with Ctrl-C and call it again to go on.
@@ -95,7 +95,12 @@ def sweep(
     if threads:
         torch.set_num_threads(threads)
     plan, target = load_plan(scale), Store(store or RESULTS)
-    stored = run(plan, models.load(plan.model, dtype=plan.dtype), target, part=_part(part))
+    share = _part(part)
+    try:
+        stored = run(plan, models.load(plan.model, dtype=plan.dtype), target, part=share)
+    except KeyboardInterrupt:
+        _say(f"interrupted: {len(target.keys())} runs are stored in {target.root}, call again to go on")
+        raise typer.Exit(130) from None
     if compact:
         target.compact()
     print(f"{stored} runs stored in {target.root}, {len(target.keys())} there now")
@@ -112,7 +117,10 @@ def check(store: Annotated[Path | None, _STORE] = None) -> None:
     from cramming.store import RESULTS, Store
     from cramming.sweep import recheck
 
-    frame = recheck(Store(store or RESULTS))
+    target = Store(store or RESULTS)
+    if not target.root.is_dir():
+        raise CrammingError(f"store {target.root} does not exist: name the folder of a sweep's results")
+    frame = recheck(target)
     claimed, held = frame[frame["exact"]], frame[frame["exact"] & frame["exact_now"]]
     long = held[held["length"] >= 32]
     print(
@@ -151,12 +159,16 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def _say(line: str) -> None:
+    print(f"cramming: {line}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: errors meant for the user are one line on stderr and exit status 2; Ctrl-C is 130."""
     try:
         app()
     except CrammingError as error:
-        print(f"cramming: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
 
 

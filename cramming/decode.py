@@ -44,19 +44,23 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> Certificate:
+def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given: int = 0) -> Certificate:
     """Decode a passage from its vectors and compare the ways of doing so.
 
     Args:
         lm: The frozen model.
         mem: Shape (k, d).
         token_ids: The passage.
+        given: Tokens at its start that are handed to the model after mem and are no part of the certificate. The
+            paper's protocol neither trains nor scores token 0: there, 1.
 
     Raises:
         CrammingError: If mem is not of shape (k, d), holds a number that is not finite, or the passage is empty.
     """
-    _check(lm, mem, token_ids)
+    _check(lm, mem, token_ids[given:])
     truth = torch.tensor(token_ids, device=lm.device)
+    mem = torch.cat([mem.to(lm.device), lm.model.get_input_embeddings()(truth[:given]).float()])
+    truth = truth[given:]
     nats, alone = teacher_forced(lm, mem[None], truth[None])
     # The same passage beside another one and with padding after it: other matrix shapes, other rounding.
     company = torch.stack([truth, truth.flip(0)])

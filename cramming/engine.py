@@ -117,7 +117,7 @@ def cram(
                         on_result(results[id(run)])
         except KeyboardInterrupt:
             for run in active:
-                run.ended = "interrupted"
+                run.ended = run.ended or "interrupted"  # another may have ended in the same step
                 results[id(run)] = run.result()
         bar.refresh()
     return [results[id(run)] for run in runs if id(run) in results]
@@ -210,6 +210,7 @@ class _Run:
         if better:
             self.best, self.best_step = count, self.steps
             self.mem = before if recipe.keep == "measured" else self.to_mem(self.param)
+        if better or self.steps == 1:  # a run that never gets a token right still says what its start cost
             self.correct[:n], self.nats[:n] = (gaps > 0).cpu().numpy(), nats.cpu().numpy()
             if self.first:
                 self.correct[0], self.nats[0] = False, np.nan
@@ -371,6 +372,9 @@ def _check(
         raise CrammingError(f"batch is {batch}: give at least 1 passage at once")
     if start is not None and len(start) != len(passages):
         raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
+    for tensor in start or []:
+        if tensor.shape != (n_vectors, lm.width):
+            raise CrammingError(f"start has a tensor of shape {tuple(tensor.shape)}: expected {(n_vectors, lm.width)}")
     if recipe.budget == "none":
         raise CrammingError(f"recipe {recipe.name!r} has no budget: set max_steps, max_token_passes or patience")
     longest = max(len(p) for p in passages)

@@ -38,7 +38,7 @@ class Recipe(BaseModel):
         100
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     # The mem vectors.
@@ -146,7 +146,7 @@ RECIPES["horizon"] = RECIPES["best"].model_copy(
 )
 
 
-def recipe(name: str, **changes: object) -> Recipe:
+def recipe(name: str, /, **changes: object) -> Recipe:
     """The recipe of that name, with changes.
 
     Raises:

@@ -7,10 +7,11 @@ flight.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ SCHEMA = pa.schema(
         ("ended", _text),
         ("score_first", _flag),
         ("accuracy", _float),  # teacher-forced share of scored tokens, as the recipe measures it
-        ("correct_teacher", _int),  # teacher-forced with the kept vector, token 0 included
-        ("correct_greedy", _int),  # tokens before the first error of free decoding
-        ("exact", _flag),  # certified
+        ("correct_teacher", _int),  # scored tokens right, teacher-forced with the kept vector
+        ("correct_greedy", _int),  # scored tokens before the first error of free decoding
+        ("exact", _flag),  # certified; an unscored token 0 is given
         ("margin", _float),  # logits
         ("correct_with", _int),  # scored tokens right with mem
         ("correct_without", _int),
@@ -110,6 +111,16 @@ class Store:
         """
         self._write([dict(row)], {str(row["key"]): mem})
 
+    def prepare(self) -> None:
+        """Make the folder, and find out now and not after hours of work if it cannot be written.
+
+        Raises:
+            CrammingError: If the store cannot be written.
+        """
+        with _writing(self.root):
+            _atomic(self.root / ".probe", Path.touch)
+            (self.root / ".probe").unlink(missing_ok=True)
+
     def keys(self) -> set[str]:
         """Keys of all runs."""
         return set().union(*(_read_table(path, ["key"]).column("key").to_pylist() for path in self._shards()))
@@ -123,7 +134,7 @@ class Store:
         tables = [_read_table(path) for path in self._shards()]
         table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         order = ["kind", "recipe", "model", "source", "offered", "passage", "n_vectors", "seed", "key"]
-        return table.to_pandas().drop_duplicates("key").sort_values(order, ignore_index=True)
+        return table.to_pandas().drop_duplicates("key", keep="last").sort_values(order, ignore_index=True)
 
     def vectors(self) -> dict[str, torch.Tensor]:
         """The kept vectors of all runs by key, float32, each (n_vectors, d)."""
@@ -161,15 +172,22 @@ class Store:
         stem = run_key({"keys": sorted(vectors)})[:16]
         target = self.root / f"{stem}.parquet"
         blob = save({key: mem.detach().float().contiguous().cpu() for key, mem in vectors.items()})
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
+        with _writing(self.root):
             _atomic(target.with_suffix(".safetensors"), lambda path: path.write_bytes(blob))
-            _atomic(target, lambda path: pq.write_table(table, path, compression="zstd"))
-        except OSError as error:
-            raise CrammingError(
-                f"the store {self.root} cannot be written ({error.strerror or error}): make it writable, or name another"
-            ) from error
+            _atomic(target, lambda path: pq.write_table(table, path, compression="zstd", write_page_checksum=True))
         return target
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Make the store's folder, and say in one line if it cannot be written."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise CrammingError(
+            f"the store {root} cannot be written ({error.strerror or error}): make it writable, or name another"
+        ) from error
 
 
 def _atomic(target: Path, write: Callable[[Path], object]) -> None:
@@ -185,7 +203,10 @@ def _atomic(target: Path, write: Callable[[Path], object]) -> None:
 
 def _read_table(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read(None if columns is None else list(columns))
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        if file.schema_arrow != SCHEMA:
+            raise pa.ArrowInvalid("its columns are not those of this version")
+        return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise CrammingError(
             f"{path.name} in {path.parent.name} is damaged ({str(error).splitlines()[0]}): "

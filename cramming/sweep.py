@@ -45,8 +45,18 @@ class Experiment(BaseModel):
     batch: int = Field(4, ge=1)
 
     def resolved(self) -> Recipe:
-        """The recipe with its changes."""
-        return recipe(self.recipe, **self.changes)
+        """The recipe with its changes.
+
+        Raises:
+            CrammingError: If the recipe refuses a change, or its growth does not go with the kind.
+        """
+        how = recipe(self.recipe, **self.changes)
+        if (how.growth is not None) != (self.kind == "horizon"):
+            raise CrammingError(
+                f"kind {self.kind!r} and recipe {how.name!r} do not go together: "
+                "a horizon needs a recipe with growth, such as horizon, and a cram one without, such as best"
+            )
+        return how
 
 
 class Plan(BaseModel):
@@ -104,10 +114,15 @@ def key_of(lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
     )
 
 
-def pending(plan: Plan, lm: FrozenLM, store: Store) -> list[tuple[Experiment, list[Passage]]]:
-    """The plan minus the store: for each experiment the passages still to run."""
-    done = store.keys()
-    work = []
+def pending(
+    plan: Plan, lm: FrozenLM, store: Store, part: tuple[int, int] = (0, 1)
+) -> list[tuple[Experiment, list[Passage]]]:
+    """The plan minus the store: for each experiment the passages still to run, none of them twice.
+
+    Shares are cut from the whole plan, not from what is left of it: processes that start at different times see
+    different remainders, and would overlap.
+    """
+    done, seen, work = store.keys(), set[str](), []
     for experiment in plan.experiments:
         every = [
             passage
@@ -116,7 +131,9 @@ def pending(plan: Plan, lm: FrozenLM, store: Store) -> list[tuple[Experiment, li
                 experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed
             )
         ]
-        left = [passage for passage in every if key_of(lm, experiment, passage) not in done]
+        runs = {key: passage for passage in every if (key := key_of(lm, experiment, passage)) not in seen}
+        seen |= set(runs)
+        left = [passage for key, passage in list(runs.items())[part[0] :: part[1]] if key not in done]
         if left:
             work.append((experiment, left))
     return work
@@ -148,7 +165,7 @@ def sweep(
 
     def job(experiment: Experiment, some: list[Passage]) -> None:
         nonlocal stored
-        interrupted = False
+        before = stored
 
         def keep(result: Cram | Horizon) -> None:
             nonlocal stored
@@ -162,15 +179,14 @@ def sweep(
             "progress": progress,
             "on_result": keep,
         }
-        if experiment.kind == "cram":
-            interrupted = any(r.ended == "interrupted" for r in cram(lm, some, experiment.resolved(), **shared))
-        else:
-            interrupted = any(r.run.ended == "interrupted" for r in horizon(lm, some, experiment.resolved(), **shared))
-        if interrupted:
+        run: Callable[..., object] = cram if experiment.kind == "cram" else horizon
+        run(lm, some, experiment.resolved(), **shared)
+        if stored - before < len(some):  # both end quietly on Ctrl-C
             raise KeyboardInterrupt
 
-    work = [(experiment, some[part[0] :: part[1]]) for experiment, some in pending(plan, lm, store)]
-    executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work if some)  # type: ignore[misc]
+    store.prepare()
+    work = pending(plan, lm, store, part)
+    executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
     return stored
 
 
@@ -199,7 +215,9 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
                         f"run {row.key} of {row.passage} has no vector in the store: restore its shard"
                     )
                 if row.length:
-                    again = certify(lm, vectors[row.key], row.token_ids[: row.length].tolist())
+                    again = certify(
+                        lm, vectors[row.key], row.token_ids[: row.length].tolist(), given=0 if row.score_first else 1
+                    )
                     exact[row.key], margins[row.key] = again.exact, again.margin
                 bar.update()
     return frame.assign(
@@ -210,16 +228,17 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
 
 def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tuple[dict[str, Any], torch.Tensor]:
     """The store's row of a finished run, certified, and its vectors."""
+    how = experiment.resolved()
+    first = 0 if how.score_first else 1
     if isinstance(result, Horizon):
         run, length, certificate = result.run, result.length, result.certificate
     else:
         run, length = result, result.length
-        certificate = certify(lm, run.mem, run.passage.token_ids)
-    how = experiment.resolved()
+        certificate = certify(lm, run.mem, run.passage.token_ids, given=first)
     token_ids = run.passage.token_ids[:length]
     certificate = certificate or Certificate(0, 0, 0, -np.inf, np.zeros(0, bool), np.zeros(0))
     nats_without, correct_without = without_mem(lm, token_ids) if length else (np.zeros(0), np.zeros(0, bool))
-    scored = slice(0 if how.score_first else 1, None)
+    scored = slice(first, None)
     measured = run.correct[:length][scored]
     row = {
         "key": key_of(lm, experiment, run.passage),
@@ -248,8 +267,8 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "nats_with": float(run.nats[:length][scored].sum()),
         "nats_without": float(nats_without[scored].sum()),
         "token_ids": list(run.passage.token_ids),
-        "token_correct": certificate.correct,
-        "token_nats_with": certificate.nats,
+        "token_correct": [False] * first + certificate.correct.tolist(),
+        "token_nats_with": [np.nan] * first + certificate.nats.tolist(),
         "token_nats_without": nats_without,
         "steps": run.steps,
         "token_passes": run.token_passes,

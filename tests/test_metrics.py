@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -11,9 +11,6 @@ from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import published
 
-# A slow or busy machine is no failure.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 NATS = st.floats(0, 30)
 SHARES = st.floats(0, 1)
