@@ -21,6 +21,7 @@ from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.texts import Passage
 
+PACKED_POSITIONS = 512  # longest sequence that short rows are packed into: attention costs grow with its square
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
 
 
@@ -36,8 +37,8 @@ class Cram:
         passage: The passage as given; with growth, only its first `length` tokens were crammed.
         mem: The kept vectors, float32, shape (n_vectors, d).
         length: Tokens of the passage that count: all of them, or with growth the longest prefix found right.
-        correct: Whether each token is the argmax given mem and the true tokens before, shape (length,). Measured before
-            the step that made `mem` if the recipe keeps the vector after it. An unscored token 0 is False.
+        correct: Whether each token is the argmax given mem and the true tokens before, shape (length,). Measured
+            before the step that made `mem` if the recipe keeps the vector after it. An unscored token 0 is False.
         nats: Cross-entropy of each token, shape (length,); an unscored token 0 is NaN.
         ended: Why it ended: solved, budget, patience, stage or interrupted.
         steps: Steps taken.
@@ -101,13 +102,13 @@ def cram(
     _check(lm, passages, recipe, n_vectors, batch, start)
     runs = [_Run(lm, p, recipe, n_vectors, seed, None if start is None else start[i]) for i, p in enumerate(passages)]
     waiting, active, results = list(runs), list[_Run](), dict[int, Cram]()
-    total = sum(run.scored for run in runs)
+    pack, total = packs(lm), sum(run.scored for run in runs)
     with tqdm(total=total, unit="token", disable=not progress, desc=f"cram {recipe.name}", smoothing=0.05) as bar:
         try:
             while waiting or active:
                 while waiting and len(active) < batch:
                     active.append(waiting.pop(0))
-                _step(lm, active, recipe)
+                _step(lm, active, pack)
                 bar.n = sum(run.best for run in runs)
                 bar.set_postfix_str(_postfix(active, len(results), len(runs)))
                 for run in [run for run in active if run.ended]:
@@ -255,7 +256,7 @@ class _Run:
         )
 
 
-def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
+def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
     """One forward and backward pass for the whole batch; each run then digests its share."""
     wall, cpu = time.perf_counter(), time.process_time()
     longest = max(run.length for run in active)
@@ -267,7 +268,7 @@ def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
         weights[row, run.first : run.length] = run.weight[run.first : run.length]
     weights /= weights.sum(1, keepdim=True)
     mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
-    loss, nats, gaps = score(lm, mem, tokens, weights)
+    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack)
     (gradient,) = torch.autograd.grad(loss, mem)
     for row, run in enumerate(active):
         run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
@@ -278,18 +279,19 @@ def _step(lm: FrozenLM, active: list[_Run], recipe: Recipe) -> None:
 
 
 def score(
-    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor
+    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor, *, pack: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Teacher-forced loss of each token given mem and the true tokens before it.
 
-    The last token is not fed, since nothing that follows it is predicted. Padding goes to the right, where a causal
-    model cannot see it, so no mask is needed.
+    The last scored token is not fed, since nothing that follows it is predicted. Padding goes to the right, where a
+    causal model cannot see it, so no mask is needed.
 
     Args:
         lm: The frozen model.
         mem: Shape (B, k, d).
         tokens: Shape (B, L).
         weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on.
+        pack: Whether to lay rows of unequal length end to end instead of padding them; see `packs`.
 
     Returns:
         loss: Weighted sum of the cross-entropies, a scalar with a gradient to `mem`.
@@ -297,8 +299,13 @@ def score(
         gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
     """
     embeds = torch.cat([mem.to(lm.dtype), lm.model.get_input_embeddings()(tokens[:, :-1])], dim=1)
-    hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, mem.shape[1] - 1 :]
     scored = weights > 0
+    k, places = mem.shape[1], torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    fed = k - 1 + (scored * places).amax(1)
+    if pack and int(fed.min()) < embeds.shape[1]:
+        hidden = _Packing(fed.tolist()).run(lm, embeds)[:, k - 1 :]
+    else:
+        hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, k - 1 :]
     head = lm.model.get_output_embeddings()
     loss, some_nats, some_gaps = _FusedHead.apply(
         hidden[scored], head.weight, head.bias, tokens[scored], weights[scored]
@@ -306,6 +313,51 @@ def score(
     nats = torch.full_like(weights, torch.nan).masked_scatter(scored, some_nats)
     gaps = torch.full_like(weights, -torch.inf).masked_scatter(scored, some_gaps)
     return loss, nats, gaps
+
+
+class _Packing:
+    """Rows of unequal length laid end to end in a few sequences, each row seeing itself alone.
+
+    Padding every row to the longest wastes work on the padding: half of it, where horizons differ twofold.
+
+    Args:
+        fed: Positions of each row.
+    """
+
+    def __init__(self, fed: list[int]) -> None:
+        self.fed, self.size = fed, max(PACKED_POSITIONS, *fed)
+        room: list[int] = []  # positions left in each sequence
+        self.slots: list[tuple[int, int]] = [(0, 0)] * len(fed)  # sequence and offset of each row
+        for row in sorted(range(len(fed)), key=lambda r: -fed[r]):  # first fit, longest first
+            sequence = next((i for i, left in enumerate(room) if left >= fed[row]), len(room))
+            if sequence == len(room):
+                room.append(self.size)
+            self.slots[row] = sequence, self.size - room[sequence]
+            room[sequence] -= fed[row]
+        self.sequences, self.size = len(room), self.size - min(room)
+
+    def run(self, lm: FrozenLM, embeds: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of the rows, (B, T, h), from their embeddings, (B, T, d); meaningless past a row's end."""
+        shape = self.sequences, self.size
+        owner = torch.full(shape, -1)
+        source, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        target = torch.zeros(embeds.shape[:2], dtype=torch.long)
+        for row, ((sequence, offset), n) in enumerate(zip(self.slots, self.fed, strict=True)):
+            here = slice(offset, offset + n)
+            owner[sequence, here] = row
+            position[sequence, here] = torch.arange(n)
+            source[sequence, here] = row * embeds.shape[1] + torch.arange(n)
+            target[row, :n] = sequence * self.size + offset + torch.arange(n)
+        sees = (owner[:, :, None] == owner[:, None, :]) & torch.ones(self.size, self.size, dtype=torch.bool).tril()
+        mask = torch.zeros(sees.shape, dtype=embeds.dtype).masked_fill(~sees, torch.finfo(embeds.dtype).min)
+        packed = embeds.flatten(0, 1)[source.to(embeds.device)]
+        hidden = lm.model.base_model(
+            inputs_embeds=packed,
+            attention_mask=mask[:, None].to(embeds.device),
+            position_ids=position.to(embeds.device),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden.flatten(0, 1)[target.to(embeds.device)]
 
 
 class _FusedHead(torch.autograd.Function):
@@ -388,9 +440,25 @@ def _check(
             "shorten the passage"
         )
     with torch.no_grad():
-        embeds = lm.model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=lm.device))
+        # Tokens of the passage, and not token 0: where that pads, its embedding may be zero, and its logits with it.
+        embeds = lm.model.get_input_embeddings()(torch.tensor([passages[0].token_ids[:2]], device=lm.device))
         head = lm.model.get_output_embeddings()
         hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
         if not torch.allclose(logits, lm.model(inputs_embeds=embeds, use_cache=False).logits, rtol=1e-2, atol=1e-2):
             raise CrammingError(f"{lm.name} changes its logits after the output head, which the engine does not model")
+
+
+def packs(lm: FrozenLM) -> bool:
+    """Whether the model keeps packed rows apart: found out by trying, since recurrent models let them mix."""
+    ids = torch.arange(10, 16, device=lm.device).view(2, 3) % lm.vocab_size
+    with torch.no_grad():
+        embeds = lm.model.get_input_embeddings()(ids)
+        alone = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        try:
+            packed = _Packing([3, 2]).run(lm, embeds)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return False
+        return all(
+            torch.allclose(alone[row, :n], packed[row, :n], rtol=1e-2, atol=1e-2) for row, n in ((0, 3), (1, 2))
+        )

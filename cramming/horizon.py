@@ -61,10 +61,12 @@ def horizon(
         on_result: Called with each horizon as soon as it is certified. Interrupted passages do not reach it.
 
     Raises:
-        CrammingError: If the recipe has no growth, and as `cramming.engine.cram` does.
+        CrammingError: If the recipe has no growth or leaves out token 0, and as `cramming.engine.cram` does.
     """
     if recipe.growth is None:
         raise CrammingError(f"recipe {recipe.name!r} has no growth: take one that has, such as horizon or progressive")
+    if not recipe.score_first:
+        raise CrammingError(f"recipe {recipe.name!r} does not score token 0, where a horizon begins: set score_first")
     results: list[Horizon] = []
 
     def finish(run: Cram) -> None:

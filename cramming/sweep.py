@@ -114,6 +114,15 @@ def key_of(lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
     )
 
 
+def offered(experiment: Experiment, lm: FrozenLM) -> list[Passage]:
+    """The passages of an experiment, of every length it asks for."""
+    return [
+        passage
+        for length in experiment.lengths
+        for passage in passages(experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
+    ]
+
+
 def pending(
     plan: Plan, lm: FrozenLM, store: Store, part: tuple[int, int] = (0, 1)
 ) -> list[tuple[Experiment, list[Passage]]]:
@@ -124,14 +133,9 @@ def pending(
     """
     done, seen, work = store.keys(), set[str](), []
     for experiment in plan.experiments:
-        every = [
-            passage
-            for length in experiment.lengths
-            for passage in passages(
-                experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed
-            )
-        ]
-        runs = {key: passage for passage in every if (key := key_of(lm, experiment, passage)) not in seen}
+        runs = {
+            key: passage for passage in offered(experiment, lm) if (key := key_of(lm, experiment, passage)) not in seen
+        }
         seen |= set(runs)
         left = [passage for key, passage in list(runs.items())[part[0] :: part[1]] if key not in done]
         if left:
@@ -188,6 +192,24 @@ def sweep(
     work = pending(plan, lm, store, part)
     executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
     return stored
+
+
+def results(scale: str, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
+    """The runs of a plan, computed first where the store lacks them: what a notebook reads.
+
+    Args:
+        scale: Name of a plan or path of one, see `load_plan`.
+        store: Where results are looked up and go; by default the one shipped with the companion.
+        progress: Whether to show bars while something is computed.
+    """
+    plan, store = load_plan(scale), store or Store()
+    lm = load(plan.model, dtype=plan.dtype)
+    sweep(plan, lm, store, progress=progress)
+    wanted = {
+        key_of(lm, experiment, passage) for experiment in plan.experiments for passage in offered(experiment, lm)
+    }
+    frame = store.frame()
+    return frame[frame["key"].isin(wanted)].reset_index(drop=True)
 
 
 def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import published
 
-
 NATS = st.floats(0, 30)
 SHARES = st.floats(0, 1)
 

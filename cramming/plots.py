@@ -1,0 +1,209 @@
+"""Figures: one function each, a tidy frame in, a matplotlib figure out. The style is here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from cramming import metrics
+from cramming.engine import Cram
+
+# Dark, middle and light in this order, so that they stay apart in grey; markers tell them apart a second time.
+COLOURS = ("#12436d", "#d1602c", "#8fb8a8", "#3f3f46")
+SOURCES = {"novels": (COLOURS[0], "o"), "fresh": (COLOURS[1], "s"), "random": (COLOURS[2], "^")}
+STYLE: dict[Any, Any] = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook"),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "cramming",
+}
+
+P = ParamSpec("P")
+
+
+def _styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the common style, and leave the figure to the caller instead of to pyplot's list of open ones."""
+
+    @wraps(plot)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = plot(*args, **kwargs)
+            figure.canvas.draw()
+        plt.close(figure)
+        return figure
+
+    return wrapper
+
+
+@_styled
+def cram_progress(run: Cram) -> Figure:
+    """Loss in nats and share of right tokens, against steps, of one cram."""
+    trace = pd.DataFrame(run.trace, columns=["step", "length", "loss", "accuracy", "token_passes"])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    left.plot(trace["step"], trace["loss"], color=COLOURS[0])
+    left.set(yscale="log", xlabel="step", ylabel="nats a token", title="Mean cross-entropy")
+    right.plot(trace["step"], trace["accuracy"] * run.length, color=COLOURS[0])
+    right.axhline(run.length, color=COLOURS[1], linestyle="--", linewidth=1)
+    right.annotate(f"{run.length} tokens", (trace["step"].iloc[0], run.length), color=COLOURS[1], va="bottom")
+    right.set(xlabel="step", ylabel="tokens", title="Right tokens, teacher-forced", ylim=(0, run.length * 1.12))
+    return figure
+
+
+@_styled
+def mem_numbers(mem: torch.Tensor, embeddings: torch.Tensor) -> Figure:
+    """What the d numbers of a mem vector look like, in order, and beside those of the model's own token embeddings.
+
+    Args:
+        mem: One mem vector, shape (d,).
+        embeddings: The embedding table, shape (V, d).
+    """
+    numbers = mem.detach().float().cpu().numpy()
+    scaled = numbers / np.sqrt((numbers**2).mean())
+    table = embeddings.detach().float().cpu().numpy()
+    table = table / np.sqrt((table**2).mean(1, keepdims=True))
+    rows = next(n for n in range(int(np.sqrt(len(scaled))), 0, -1) if len(scaled) % n == 0)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=[1.1, 1])
+    image = left.imshow(scaled.reshape(rows, -1), cmap="gray", vmin=-3, vmax=3, aspect="auto")
+    left.set(title=f"The vector, {rows} rows of {len(scaled) // rows} numbers", xticks=[], yticks=[])
+    left.grid(visible=False)
+    figure.colorbar(image, ax=left, label="number / root mean square")
+    bins = np.linspace(-4, 4, 41)
+    right.hist(
+        table.ravel()[:: max(1, table.size // 500_000)], bins, density=True, color=COLOURS[2], label="token embeddings"
+    )
+    right.hist(scaled, bins, density=True, histtype="step", linewidth=2, color=COLOURS[0], label="mem vector")
+    right.set(xlabel="number / root mean square", ylabel="density", title="Their distribution")
+    right.legend()
+    return figure
+
+
+@_styled
+def capacity_by_model(capacity: pd.DataFrame, ours: pd.DataFrame) -> Figure:
+    """Figure 1: tokens one vector holds, model by model; published capacities, and our horizons beside them.
+
+    Args:
+        capacity: capacity.csv, or the part of it with one source.
+        ours: `cramming.tables.horizons`.
+    """
+    said = capacity.sort_values("decoding_capacity_tokens")
+    labels = [model.split("/")[-1] for model in said["model"]]
+    mine = ours[["model", "source", "mean", "sd", "n"]].to_dict("records")
+    figure, axis = plt.subplots(figsize=(8.5, 0.34 * (len(said) + len(mine)) + 1.2))
+    axis.barh(labels, said["decoding_capacity_tokens"], color=COLOURS[2], label="published: mean accuracy ≥ 0.99")
+    for row in mine:
+        label = f"{row['model']}, {row['source']}"
+        labels.append(label)
+        axis.barh(label, row["mean"], color=COLOURS[0], xerr=row["sd"], ecolor=COLOURS[1], capsize=3)
+    axis.barh(labels[-1], 0, color=COLOURS[0], label="measured here: mean exact horizon, ± 1 sd over passages")
+    values = [*said["decoding_capacity_tokens"], *(row["mean"] + (row["sd"] or 0) for row in mine)]
+    for label, value in zip(labels, values, strict=True):
+        axis.annotate(
+            f"{value:,.0f}" if label in labels[: len(said)] else "",
+            (value, label),
+            (4, 0),
+            va="center",
+            textcoords="offset points",
+            fontsize="small",
+        )
+    for row in mine:
+        label = f"{row['model']}, {row['source']}"
+        axis.annotate(
+            f"{row['mean']:.0f} (n = {row['n']})",
+            (row["mean"] + row["sd"], label),
+            (6, 0),
+            va="center",
+            textcoords="offset points",
+            fontsize="small",
+        )
+    axis.set(xscale="log", xlabel="tokens in one vector (log scale)", xlim=(10, 4000))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.grid(visible=False, axis="y")
+    axis.legend(loc="lower right")
+    return figure
+
+
+@_styled
+def horizons_by_source(runs: pd.DataFrame) -> Figure:
+    """Exact horizon of every passage, by source, with the mean and its 95 % bootstrap interval.
+
+    Args:
+        runs: Horizon rows of the store.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.4))
+    sources = [source for source in SOURCES if source in set(runs["source"])]
+    for place, source in enumerate(sources):
+        colour, marker = SOURCES[source]
+        tokens = np.sort(runs.loc[runs["source"] == source, "length"].to_numpy())
+        spread = (np.arange(len(tokens)) % 5 - 2) * 0.05  # side by side, so that equal horizons can be seen
+        axis.scatter(tokens, place + spread, color=colour, marker=marker, s=36, edgecolor="black", linewidth=0.5)
+        summary = metrics.horizon_summary(tokens)
+        axis.plot([summary["low"], summary["high"]], [place + 0.28] * 2, color="black", linewidth=2)
+        axis.plot(summary["mean"], place + 0.28, marker="D", color="white", markeredgecolor="black")
+    axis.set_yticks(range(len(sources)), [f"{source}\n(n = {(runs['source'] == source).sum()})" for source in sources])
+    axis.set(xlabel="exact horizon, tokens", xlim=(0, None), ylim=(-0.5, len(sources) - 0.4))
+    axis.grid(visible=False, axis="y")
+    return figure
+
+
+@_styled
+def horizon_growth(runs: pd.DataFrame) -> Figure:
+    """Tokens under optimisation against token passes, one thin line a passage, the mean of each source in bold."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    for source, some in runs.groupby("source"):
+        colour, _ = SOURCES.get(str(source), (COLOURS[3], "o"))
+        most = max(passes[-1] for passes in some["trace_token_passes"])
+        grid = np.linspace(0, most, 200)
+        lines = [np.interp(grid, row.trace_token_passes, row.trace_length) for row in some.itertuples()]
+        for line in lines:
+            axis.plot(grid, line, color=colour, alpha=0.25, linewidth=0.8)
+        style = {"novels": "-", "fresh": "--", "random": ":"}.get(str(source), "-.")
+        axis.plot(grid, np.mean(lines, axis=0), color=colour, linewidth=2.6, linestyle=style, label=f"{source}, mean")
+    axis.set(xlabel="token passes spent on a passage", ylabel="prefix under optimisation, tokens", xlim=(0, None))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.legend()
+    return figure
+
+
+@_styled
+def protocols(comparison: pd.DataFrame) -> Figure:
+    """The paper's protocol and the exact horizon on the same passages, against length.
+
+    Args:
+        comparison: `cramming.tables.protocols`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    lengths = comparison["length"]
+    axis.plot(
+        lengths, comparison["paper_accuracy"], color=COLOURS[1], marker="s", label="paper's recipe: mean accuracy"
+    )
+    axis.plot(
+        lengths, comparison["paper_exact"], color=COLOURS[2], marker="^", linestyle="--",
+        label="paper's recipe: share exact, token 0 given",
+    )  # fmt: skip
+    axis.plot(
+        lengths, comparison["horizon_exact"], color=COLOURS[0], marker="o", linestyle=":", label="ours: share exact"
+    )
+    axis.axhline(metrics.THRESHOLD, color="#777777", linewidth=1)
+    axis.annotate("0.99, the paper's threshold", (lengths.max(), metrics.THRESHOLD), (0, 4), ha="right",
+                  textcoords="offset points", fontsize="small")  # fmt: skip
+    axis.set(xlabel="tokens of the passage", ylabel="share", ylim=(-0.04, 1.12), xticks=sorted(set(lengths)))
+    axis.legend(loc="lower left")
+    return figure
