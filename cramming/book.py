@@ -33,8 +33,8 @@ from cramming.errors import CrammingError
 
 LIST = "book/notebooks.yaml"
 # What stage() copies: all that a page may show or link to, at the same path as in the repository.
-MIRRORED = "_config.yml _toc.yml book notebooks cramming data tests benchmarks README.md CHANGELOG.md".split()
-MIRRORED += "CITATION.cff LICENSE Makefile environment.yml pyproject.toml requirements.lock".split()
+MIRRORED = ["_config.yml", "_toc.yml", "book", "notebooks", "cramming", "data", "tests", "benchmarks", "README.md"]
+MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment.yml", "requirements.lock"]
 # Digests of what each notebook was last run with on this machine; never committed.
 RUNS = "_runs.json"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -58,7 +58,8 @@ def cram(
         chosen = [texts.from_text(text, lm.tokenizer, length=length)]
     else:
         chosen = texts.passages(source, lm.tokenizer, n=n, length=32 if length is None else length, seed=seed)
-    for result in run(lm, chosen, how, n_vectors=n_vectors, seed=seed):
+    results = run(lm, chosen, how, n_vectors=n_vectors, seed=seed)
+    for result in results:
         if not result.length:
             print(f"{result.passage.id}: no token exact after {result.steps} steps")
             continue
@@ -71,6 +72,8 @@ def cram(
             f"{result.steps} steps, {result.token_passes:,} token passes, {result.seconds:.1f} s ({result.ended})"
         )
         print(f"  decoded: {lm.tokenizer.decode(tokens)!r}")
+    if len(results) < len(chosen) or any(result.ended == "interrupted" for result in results):
+        raise typer.Exit(130)
 
 
 @app.command()

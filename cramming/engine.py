@@ -134,7 +134,7 @@ class _Run:
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
         self.tokens = torch.tensor(passage.token_ids, device=lm.device)
-        table = lm.model.get_input_embeddings().weight
+        table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
         std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
         noise = torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
         self.param = (noise if start is None else start.float().clone()).to(lm.device)
@@ -337,7 +337,7 @@ class _Packing:
         self.sequences, self.size = len(room), self.size - min(room)
 
     def run(self, lm: FrozenLM, embeds: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of the rows, (B, T, h), from their embeddings, (B, T, d); meaningless past a row's end."""
+        """Last hidden states of the rows, (B, T, h), from their embeddings, (B, T, d). Past a row's end: noise."""
         shape = self.sequences, self.size
         owner = torch.full(shape, -1)
         source, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)

@@ -229,7 +229,7 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
             for row in rows.itertuples():
                 if row.model_digest != lm.digest:
                     raise CrammingError(
-                        f"{row.passage} was crammed into {name} {row.model_digest}, but the model here is {lm.digest}: "
+                        f"{row.passage} was crammed into {name} {row.model_digest}, the model here is {lm.digest}: "
                         "fetch the same weights"
                     )
                 if row.key not in vectors:

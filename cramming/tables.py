@@ -7,7 +7,7 @@ import pandas as pd
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.paper import published
+from cramming.paper import hub_id, published
 
 
 def horizons(results: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +78,8 @@ def protocols(results: pd.DataFrame) -> pd.DataFrame:
     """The paper's recipe and our horizon on the passages that both were run on, by length.
 
     Columns: length (tokens), n (passages), paper_accuracy (mean), paper_exact (share, token 0 given),
-    paper_cpu_seconds (mean), horizon_exact (share whose horizon reaches the length), horizon_cpu_seconds (mean, of the whole horizon).
+    paper_cpu_seconds (mean), horizon_exact (share whose horizon reaches the length), horizon_cpu_seconds (mean, of
+    the whole horizon).
     """
     ours = _some(results, "horizon").query("recipe == 'horizon'").set_index("passage")
     paper = results[(results["kind"] == "cram") & (results["recipe"] == "paper") & results["passage"].isin(ours.index)]
@@ -101,14 +102,90 @@ def protocols(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def published_capacity() -> pd.DataFrame:
-    """The 14 models of the paper: size, width, bound, and capacity (tokens) by source, as published."""
-    models = published("models")[["name", "hub_id", "params_billion", "hidden_size", "theoretical_capacity_tokens"]]
-    capacity = published("capacity").assign(hub_id=lambda frame: frame["model"].str.replace("Meta-Llama", "Llama"))
-    wide = capacity.set_index(["hub_id", "source"])["decoding_capacity_tokens"].unstack().add_prefix("capacity_")  # noqa: PD010
-    return models.merge(wide, left_on="hub_id", right_index=True, how="left").sort_values(
-        "capacity_pg19", ascending=False, ignore_index=True
+def horizon_table(results: pd.DataFrame) -> pd.DataFrame:
+    """`horizons` as a page shows it: one row a model and source, spread and unit in every cell or heading."""
+    widths = {name: (row["hidden_size"], row["vocab_size"]) for name, row in _widths().iterrows()}
+    rows = {}
+    for row in horizons(results).to_dict("records"):
+        width, vocabulary = widths.get(row["model"], (np.nan, np.nan))
+        bound = metrics.theoretical_capacity(width, vocabulary) if width == width else np.nan
+        rows[(row["model"], row["source"])] = {
+            "passages": row["n"],
+            "exact horizon, tokens": _spread(row["mean"], row["sd"]),
+            "95 % of the mean": f"{row['low']:.1f} to {row['high']:.1f}",
+            "range": f"{row['least']} to {row['most']}",
+            "token gain, tokens": _spread(row["token_gain_mean"], row["token_gain_sd"]),
+            "information gain, bits": _spread(row["bits_mean"], row["bits_sd"], 0),
+            "bits per token": f"{row['bits_per_token']:.2f}",
+            "horizon over 16-bit bound": "" if bound != bound else f"{row['mean'] / bound:.1%}",
+            "token passes per exact token": f"{row['token_passes_per_token']:.0f}",
+            "processor seconds per exact token": f"{row['cpu_seconds_per_token']:.2f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+
+
+def protocol_table(results: pd.DataFrame) -> pd.DataFrame:
+    """`paper_protocol` beside `protocols` as a page shows them: one row a length."""
+    both = paper_protocol(results).merge(protocols(results)[["length", "horizon_exact"]], on="length", how="left")
+    return pd.DataFrame(
+        {
+            "length, tokens": both["length"],
+            "passages": both["n"],
+            "paper's recipe: accuracy": both["accuracy"].map("{:.3f}".format),
+            "solved (accuracy 1)": both["solved"],
+            "decode exactly, token 0 given": both["exact"],
+            "tokens decoded, mean": both["greedy_tokens"].map("{:.1f}".format),
+            "steps, mean": both["steps"].map("{:,.0f}".format),
+            "processor seconds, mean": both["cpu_seconds"].map("{:,.0f}".format),
+            "ours: passages exact at this length": (both["horizon_exact"] * both["n"]).round().astype("Int64"),
+        }
+    ).set_index("length, tokens")
+
+
+def published_table() -> pd.DataFrame:
+    """The 14 models of the paper as published: size, width, bound and capacity in tokens by source."""
+    models = published("models").set_index("hub_id")
+    capacity = published("capacity")
+    by_source = {
+        f"{source}, tokens": some.set_index(some["model"].map(hub_id))["decoding_capacity_tokens"]
+        for source, some in capacity.groupby("source")
+    }
+    frame = pd.DataFrame(
+        {
+            "model": models["name"] + " (published)",
+            "parameters, billions": models["params_billion"],
+            "width d": models["hidden_size"],
+            "16-bit bound, tokens": models["theoretical_capacity_tokens"],
+            **{name: column.reindex(models.index).astype("Int64") for name, column in by_source.items()},
+        }
+    ).sort_values("pg19, tokens", ascending=False)
+    return frame.astype(object).where(frame.notna(), "").set_index("model")
+
+
+def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
+    """A ledger of `cramming.paper` as a page shows it: one row a published number."""
+    known = ledger["ours_n"] > 0
+    shown = pd.DataFrame(
+        {
+            "model": ledger["model"].str.split("/").str[-1],
+            "text": ledger["source"] if "source" in ledger else ledger["setting"],
+            "quantity": ledger["quantity"].str.replace("_", " ") + ", " + ledger["unit"],
+            "published": [_spread(row.published, row.published_sd) for row in ledger.itertuples()],
+            "ours": [f"{row.ours:.1f} (n = {row.ours_n})" if row.ours_n else "" for row in ledger.itertuples()],
+            "tolerance": ledger["tolerance"],
+            "verdict": ledger["verdict"],
+            "why": ledger["reason"],
+        }
     )
+    if "our_source" in ledger:
+        made = ledger["our_model"] + ", " + ledger["our_source"] + ", recipe " + ledger["our_recipe"]
+        shown.insert(5, "made with", made.where(known, ""))
+    return shown.set_index("model")
+
+
+def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
+    """How many published numbers got which verdict, by quantity."""
+    return pd.crosstab(ledger["quantity"].str.replace("_", " "), ledger["verdict"], margins=True, margins_name="all")
 
 
 def provenance(results: pd.DataFrame) -> str:
@@ -116,6 +193,16 @@ def provenance(results: pd.DataFrame) -> str:
     parts = [", ".join(sorted(results[column].unique())) for column in ("device", "dtype", "versions")]
     hours = results["cpu_seconds"].sum() / 3600
     return f"{parts[0]}, {parts[1]}; {parts[2]}; {len(results)} runs, {hours:.1f} processor hours"
+
+
+def _spread(mean: float, sd: float, digits: int = 1) -> str:
+    return f"{mean:,.{digits}f}" + (f" ± {sd:,.{digits}f}" if sd == sd else "")
+
+
+def _widths() -> pd.DataFrame:
+    """Width and vocabulary of the models whose bound a table states, by the names `cramming.models.load` gives."""
+    ours = pd.DataFrame({"hidden_size": [576], "vocab_size": [49152]}, index=["smollm2-135m"])
+    return pd.concat([ours, published("models").set_index("name")[["hidden_size", "vocab_size"]]])
 
 
 def _some(results: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -1,6 +1,10 @@
-"""What the tests share: tiny models built once, and one cram on each that is known to succeed."""
+"""What the tests share: tiny models built once, a cram on each that is known to succeed, and a store of the smoke plan."""
 
 from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +13,8 @@ from hypothesis import settings
 from cramming.engine import Cram, cram
 from cramming.models import TINY_NAMES, FrozenLM, load
 from cramming.recipes import recipe
+from cramming.store import Store
+from cramming.sweep import load_plan, sweep
 from cramming.texts import Passage, from_text
 
 # A slow or busy machine is no failure.
@@ -19,22 +25,19 @@ settings.load_profile("no deadline")
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_llama() -> FrozenLM:
-    return load("tiny-llama", device="cpu")
+@cache
+def model(name: str) -> FrozenLM:
+    """A model that no test may change."""
+    return load(name, device="cpu")
 
 
-@pytest.fixture(scope="session", params=TINY_NAMES)
-def tiny(request) -> FrozenLM:
-    """Each of the five architectures in turn."""
-    return load(request.param, device="cpu")
-
-
-def solve(lm: FrozenLM) -> Cram:
+@cache
+def solve(name: str) -> Cram:
     """A solved cram of four bytes.
 
     Not every start leads there, and rounding decides which do, so several are tried.
     """
+    lm = model(name)
     passages = [from_text("xylo", lm.tokenizer, id=f"start-{i}") for i in range(6)]
     runs = cram(lm, passages, recipe("best", max_steps=120), batch=6, progress=False)
     solved = [run for run in runs if run.solved]
@@ -42,18 +45,42 @@ def solve(lm: FrozenLM) -> Cram:
     return solved[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(params=TINY_NAMES)
+def tiny(request) -> FrozenLM:
+    """Each of the five architectures in turn."""
+    return model(request.param)
+
+
+@pytest.fixture
 def solved(tiny) -> Cram:
     """A solved cram on each architecture."""
-    return solve(tiny)
+    return solve(tiny.name)
 
 
 @pytest.fixture(scope="session")
-def solved_llama(tiny_llama) -> Cram:
-    return solve(tiny_llama)
+def tiny_llama() -> FrozenLM:
+    return model("tiny-llama")
 
 
 @pytest.fixture(scope="session")
-def prose(tiny_llama) -> list[Passage]:
+def solved_llama() -> Cram:
+    return solve("tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def prose() -> list[Passage]:
     """Three passages of different lengths; every tiny model has the same tokenizer."""
-    return [from_text(text, tiny_llama.tokenizer, id=text) for text in ("To be", "or not to be", "that is")]
+    return [from_text(text, model("tiny-llama").tokenizer, id=text) for text in ("To be", "or not to be", "that is")]
+
+
+@pytest.fixture(scope="session")
+def smoke_store(tmp_path_factory) -> Path:
+    """The folder of a store with the whole smoke plan; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("smoke") / "results"
+    sweep(load_plan("smoke"), model("tiny-llama"), Store(folder), progress=False)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, hidden ones too, to tell whether anything changed."""
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}

@@ -9,16 +9,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from cramming import CrammingError, decode
 from cramming.decode import certify, greedy, teacher_forced, without_mem
 from cramming.models import load
-
-
-LLAMA = load("tiny-llama", device="cpu")
+from tests.conftest import model
 
 
 def noise(lm, k=1, seed=0) -> torch.Tensor:
@@ -68,9 +66,10 @@ def test_crammed_passage_is_certified(tiny, solved):
     assert tiny.tokenizer.decode(said(tiny, solved.mem, 4)) == solved.passage.text == "xylo"
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 9), st.integers(1, 256), st.integers(0, 3))
 def test_wrong_token_is_found_where_it_is(position, shift, seed):
-    lm = LLAMA
+    lm = model("tiny-llama")
     passage = said(lm, noise(lm, seed=seed), 10)
     assert certify(lm, noise(lm, seed=seed), passage).exact
     passage[position] = (passage[position] + shift) % 257

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cramming import CrammingError
 from cramming.decode import certify, greedy
 from cramming.engine import Cram
 from cramming.horizon import certified, horizon
-from cramming.models import load
 from cramming.recipes import Growth, recipe
 from cramming.texts import Passage
+from tests.conftest import model
 
 HOW = recipe("horizon", max_token_passes=500, growth=Growth(start=2, block=3))
 
@@ -100,16 +100,15 @@ def claim(lm, mem, token_ids, length) -> Cram:
     )
 
 
-LM = load("tiny-llama", device="cpu")
-
-
+@settings(max_examples=25)
 @given(st.integers(0, 9), st.integers(1, 256), st.integers(0, 10), st.integers(0, 3))
 def test_false_claim_is_shortened_to_what_decodes(position, shift, length, seed):
-    mem = torch.randn(1, LM.width, generator=torch.Generator().manual_seed(seed))
-    token_ids = greedy(LM, mem, 10)[0].tolist()
+    lm = model("tiny-llama")
+    mem = torch.randn(1, lm.width, generator=torch.Generator().manual_seed(seed))
+    token_ids = greedy(lm, mem, 10)[0].tolist()
     # One wrong token, and all after it right again.
     token_ids[position] = (token_ids[position] + shift) % 257
-    result = certified(LM, claim(LM, mem, token_ids, length))
+    result = certified(lm, claim(lm, mem, token_ids, length))
     assert result.length == min(length, position)
     if result.length:
         assert result.certificate.exact

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers set by themselves: nothing to load, readable offline, printed and spoken aloud."""
+"""Formulas as MathML, which browsers set by themselves: nothing to load, readable offline."""
 
 from typing import Any
 

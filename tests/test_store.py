@@ -1,0 +1,368 @@
+"""The store: nothing it has taken is ever lost, and damage is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from cramming import CrammingError
+from cramming.store import SCHEMA, Store, run_key
+from tests.conftest import contents
+
+EXAMPLES = {"string": "words", "int64": 7, "double": 0.25, "bool": True, "float": 0.5, "int32": 3}
+
+
+def row(key: str, **changes) -> dict:
+    """A row with something in every column."""
+    blank = {
+        field.name: [EXAMPLES[str(field.type.value_type)]] * 3
+        if pa.types.is_list(field.type)
+        else EXAMPLES[str(field.type)]
+        for field in SCHEMA
+    }
+    return blank | {"key": key} | changes
+
+
+def mem(seed: int, k: int = 1) -> torch.Tensor:
+    return torch.randn(k, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Three runs, each in its own shard."""
+    store = Store(tmp_path / "results")
+    for i in range(3):
+        store.add(row(f"key-{i}", seed=i), mem(i))
+    return store
+
+
+def fails(match: str, call, *arguments) -> str:
+    with pytest.raises(CrammingError, match=match) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What goes in comes out
+
+
+def test_round_trip(tmp_path):
+    store = Store(tmp_path / "new" / "results")
+    given_row = row(
+        "key",
+        margin=np.float32(-0.5),
+        exact=np.bool_(False),
+        nats_with=float("nan"),
+        recipe_json='{"lr": 0.1}',
+        token_ids=[5, 6],
+        token_correct=np.array([True, False]),
+        token_nats_with=np.array([np.nan, 1.5], dtype=np.float32),
+        trace_loss=[],
+    )
+    store.add(given_row, mem(1, k=2))
+    frame = store.frame()
+    assert list(frame.columns) == SCHEMA.names
+    [back] = frame.to_dict("records")
+    assert (back["key"], back["margin"], back["exact"], back["recipe_json"]) == ("key", -0.5, False, '{"lr": 0.1}')
+    assert np.isnan(back["nats_with"])
+    assert back["token_ids"].tolist() == [5, 6]
+    assert back["token_correct"].tolist() == [True, False]
+    np.testing.assert_array_equal(back["token_nats_with"], [np.nan, 1.5])
+    assert len(back["trace_loss"]) == 0
+    assert store.keys() == set(store.vectors()) == {"key"}
+    assert torch.equal(store.vectors()["key"], mem(1, k=2))
+
+
+def test_half_precision_vectors_are_kept_as_float32(store):
+    store.add(row("half"), mem(9).bfloat16())
+    assert store.vectors()["half"].dtype == torch.float32
+    assert torch.equal(store.vectors()["half"], mem(9).bfloat16().float())
+
+
+def test_empty_store_is_a_store(tmp_path):
+    store = Store(tmp_path / "none")
+    assert store.keys() == set()
+    assert store.vectors() == {}
+    assert store.compact() is None
+    assert store.frame().empty
+    assert list(store.frame().columns) == SCHEMA.names
+    assert not store.root.exists()
+
+
+def test_frame_is_sorted_whatever_the_order_of_writing(tmp_path):
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    rows = [row(f"key-{i}", recipe="ab"[i % 2], passage=f"p{-i}", seed=-i) for i in range(6)]
+    for store, order in ((one, rows), (two, rows[::-1])):
+        for i, values in enumerate(order):
+            store.add(values, mem(i))
+    pd.testing.assert_frame_equal(one.frame(), two.frame())
+    assert one.frame()["recipe"].tolist() == ["a"] * 3 + ["b"] * 3
+
+
+def test_row_must_fit_the_schema(store):
+    before = contents(store.root)
+    lacking = row("key")
+    del lacking["margin"]
+    fails(r"columns \['margin'\] do not fit", store.add, lacking, mem(0))
+    fails(r"columns \['colour'\] do not fit", store.add, row("key") | {"colour": "red"}, mem(0))
+    assert contents(store.root) == before
+
+
+def test_run_stored_again_replaces_the_old_one(store):
+    store.add(row("key-1", steps=99), mem(50))
+    frame = store.frame().set_index("key")
+    assert len(frame) == 3
+    assert frame.loc["key-1", "steps"] == 99
+    assert torch.equal(store.vectors()["key-1"], mem(50))
+
+
+def test_row_and_vector_of_a_run_stored_twice_belong_together(store):
+    """Two machines can have run the same: whichever is taken, the vector must be the one the row speaks of."""
+    store.compact()
+    for i in range(3):
+        store.add(row(f"key-{i}", steps=100 + i), mem(100 + i))
+    assert len(list(store.root.glob("*.parquet"))) == 4
+    for _ in range(2):
+        frame, vectors = store.frame().set_index("key"), store.vectors()
+        assert len(frame) == 3
+        for i in range(3):
+            new = frame.loc[f"key-{i}", "steps"] == 100 + i
+            assert torch.equal(vectors[f"key-{i}"], mem(100 + i if new else i))
+        store.compact()
+
+
+# Keys
+
+NAMES = st.text(max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=5), st.randoms())
+def test_key_ignores_the_order_of_fields(decides, random):
+    items = list(decides.items())
+    random.shuffle(items)
+    assert run_key(dict(items)) == run_key(decides)
+    assert len(run_key(decides)) == 64
+
+
+@given(st.dictionaries(NAMES, st.integers(), min_size=1, max_size=5), st.data())
+def test_key_sees_every_field(decides, data):
+    name = data.draw(st.sampled_from(sorted(decides)))
+    assert run_key(decides | {name: decides[name] + 1}) != run_key(decides)
+    assert run_key({field: value for field, value in decides.items() if field != name}) != run_key(decides)
+
+
+def test_key_is_the_same_on_every_machine():
+    # Recorded once: a change here would orphan every stored result.
+    assert run_key({"b": [1, 2.5], "a": "é"}) == "d4bf60b4a9e7bd8ed8d4de6ee2e6c4f0b9cf6fd6ef1ca2b1b1ad3c7b0d3c9d5a"
+
+
+def test_key_refuses_what_json_has_no_word_for():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        run_key({"lr": float("nan")})
+
+
+# Compacting
+
+
+def test_compact_keeps_every_run(store):
+    frame, vectors = store.frame(), store.vectors()
+    path = store.compact()
+    assert sorted(contents(store.root)) == [path.name, path.with_suffix(".safetensors").name]
+    pd.testing.assert_frame_equal(store.frame(), frame)
+    assert set(store.vectors()) == set(vectors)
+    assert all(torch.equal(store.vectors()[key], vectors[key]) for key in vectors)
+    # Nothing left to do; and more can be added.
+    before = contents(store.root)
+    assert store.compact() == path
+    assert contents(store.root) == before
+    store.add(row("key-3"), mem(3))
+    store.compact()
+    assert store.keys() == {f"key-{i}" for i in range(4)}
+
+
+def test_compact_drops_nothing_when_vectors_are_missing(store):
+    path = next(store.root.glob("*.safetensors"))
+    [key] = load_file(path)
+    save_file({}, path)
+    before = contents(store.root)
+    assert key in fails("lacks the vectors of 1 runs", store.compact)
+    assert contents(store.root) == before
+
+
+# Killed
+
+
+@pytest.mark.parametrize("death", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("act", ["add", "compact"])
+@pytest.mark.parametrize("moment", ["vectors", "between", "rows", "rename"])
+def test_death_while_writing_loses_nothing_stored(store, monkeypatch, moment, act, death):
+    frame, vectors = store.frame(), store.vectors()
+
+    def die(*_, **__):
+        raise death
+
+    def die_half_way(path, blob):
+        with path.open("wb") as file:
+            file.write(blob[: len(blob) // 2])
+        raise death
+
+    def die_at_rows(path, target, rename=Path.replace):
+        return die() if target.suffix == ".parquet" else rename(path, target)
+
+    with monkeypatch.context() as patch:
+        if moment == "vectors":
+            patch.setattr(Path, "write_bytes", die_half_way)
+        elif moment == "between":
+            patch.setattr(pq, "write_table", die)
+        elif moment == "rows":
+            patch.setattr(pq, "write_table", lambda table, path, **_: die_half_way(path, b"PAR1" * 9))
+        else:
+            patch.setattr(Path, "replace", die_at_rows)
+        with pytest.raises((KeyboardInterrupt, CrammingError), match=r"^$|No space left on device.*make it writable"):
+            store.add(row("new"), mem(4)) if act == "add" else store.compact()
+    pd.testing.assert_frame_equal(store.frame(), frame)
+    assert all(torch.equal(store.vectors()[key], vectors[key]) for key in vectors)
+    # Nothing half-written stays in the way of the next try.
+    store.add(row("new"), mem(4))
+    store.compact()
+    assert store.keys() == {"key-0", "key-1", "key-2", "new"}
+    assert len(contents(store.root)) == 2
+
+
+def test_leftovers_of_a_killed_process_are_ignored(store):
+    frame = store.frame()
+    stem = next(store.root.glob("*.parquet")).stem
+    for name in (f".{stem}.parquet.123", f".{stem}.safetensors.123", ".probe.123"):
+        (store.root / name).write_bytes(b"half")
+    save_file({"orphan": mem(0)}, store.root / "0123456789abcdef.safetensors")
+    pd.testing.assert_frame_equal(store.frame(), frame)
+    assert store.keys() == set(frame["key"])
+    store.compact()
+    pd.testing.assert_frame_equal(store.frame(), frame)
+
+
+def test_temporary_file_is_flushed_before_it_gets_its_name(store, monkeypatch):
+    events = []
+    flush, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append("flush"), flush(file)))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (events.append(to.suffix), rename(path, to)))
+    store.add(row("new"), mem(4))
+    # The vectors first: rows without vectors would be worse than vectors without rows.
+    assert events == ["flush", ".safetensors", "flush", ".parquet"]
+
+
+# Damaged
+
+
+def damage(path: Path, how: str) -> None:
+    blob = path.read_bytes()
+    middle = len(blob) // 2
+    path.write_bytes(
+        {
+            "empty": b"",
+            "truncated": blob[:middle],
+            "a byte short": blob[:-1],
+            "garbage": b"\x00\xff" * 40,
+            "not the format": b"key,model\n1,2\n",
+        }[how]
+    )
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "a byte short", "garbage", "not the format"])
+def test_damaged_rows_are_named(store, how):
+    path = sorted(store.root.glob("*.parquet"))[1]
+    damage(path, how)
+    before = contents(store.root)
+    for call in (store.frame, store.keys, store.compact):
+        message = fails("is damaged", call)
+        assert path.name in message
+        assert "restore it from git, or delete it and sweep again" in message
+    assert contents(store.root) == before
+    # The way out works: without the shard, the rest is there.
+    path.unlink()
+    assert len(store.frame()) == 2
+    assert len(store.vectors()) == 2
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "a byte short", "garbage", "not the format", "missing"])
+def test_damaged_vectors_are_named(store, how):
+    path = sorted(store.root.glob("*.safetensors"))[1]
+    path.unlink() if how == "missing" else damage(path, how)
+    before = contents(store.root)
+    for call in (store.vectors, store.compact):
+        message = fails("is damaged or missing", call)
+        assert path.name in message
+        assert "restore it from git, or delete the shard and sweep again" in message
+    assert contents(store.root) == before
+    assert len(store.frame()) == 3
+
+
+def test_flipped_bytes_never_change_a_number_unnoticed(store):
+    path = store.compact()
+    blob, frame = path.read_bytes(), store.frame()
+    noticed = 0
+    for offset in range(0, len(blob), 97):
+        path.write_bytes(blob[:offset] + bytes([blob[offset] ^ 0x10]) + blob[offset + 1 :])
+        try:
+            pd.testing.assert_frame_equal(store.frame(), frame)
+        except CrammingError as error:
+            assert path.name in str(error)
+            noticed += 1
+    assert noticed > 0
+
+
+def test_parquet_of_another_kind_is_named(store):
+    pd.DataFrame({"key": ["x"], "colour": ["red"]}).to_parquet(store.root / "other.parquet")
+    for call in (store.frame, store.keys, store.compact):
+        assert "other.parquet" in fails("columns are not those of this version", call)
+
+
+# Not writable
+
+
+def test_store_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("something else")
+    before = contents(tmp_path)
+    store = Store(tmp_path / "file" / "results")
+    for call, arguments in ((store.prepare, []), (store.add, [row("key"), mem(0)])):
+        message = fails("cannot be written", call, *arguments)
+        assert str(store.root) in message
+        assert "make it writable, or name another" in message
+    assert contents(tmp_path) == before
+
+
+def test_store_that_has_become_read_only(store, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    before = contents(store.root)
+    # Root may write anything, so a read-only folder is acted out.
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    fails(r"cannot be written \(Permission denied\)", store.prepare)
+    fails(r"cannot be written \(Permission denied\)", store.add, row("key"), mem(0))
+    assert contents(store.root) == before
+    assert len(store.frame()) == 3
+
+
+def test_prepare_leaves_nothing_behind(store, tmp_path):
+    before = contents(store.root)
+    store.prepare()
+    assert contents(store.root) == before
+    Store(tmp_path / "a" / "b").prepare()
+    assert contents(tmp_path / "a" / "b") == {}
