@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _MODEL = typer.Option(help="smollm2-135m, tiny-llama, a folder, a .gguf file, a name of the paper's table or a hub id")
-_STORE = typer.Option(help="folder of the results", show_default="data/results")
+_STORE = typer.Option(help="folder of the results", show_default="data/results/SCALE")
 
 
 @app.command()
@@ -91,13 +91,13 @@ def sweep(
     import torch
 
     from cramming import models
-    from cramming.store import RESULTS, Store
-    from cramming.sweep import load_plan
+    from cramming.store import Store
+    from cramming.sweep import load_plan, store_of
     from cramming.sweep import sweep as run
 
     if threads:
         torch.set_num_threads(threads)
-    plan, target = load_plan(scale), Store(store or RESULTS)
+    plan, target = load_plan(scale), Store(store) if store else store_of(scale)
     share = _part(part)
     try:
         stored = run(plan, models.load(plan.model, dtype=plan.dtype), target, part=share)
@@ -110,17 +110,20 @@ def sweep(
 
 
 @app.command()
-def check(store: Annotated[Path | None, _STORE] = None) -> None:
+def check(
+    scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")] = "laptop",
+    store: Annotated[Path | None, _STORE] = None,
+) -> None:
     """Decode every stored vector again and hold the result against what its row claims.
 
     Ends with status 1 if a row that claims to be exact is not.
 
     Example: cramming check
     """
-    from cramming.store import RESULTS, Store
-    from cramming.sweep import recheck
+    from cramming.store import Store
+    from cramming.sweep import recheck, store_of
 
-    target = Store(store or RESULTS)
+    target = Store(store) if store else store_of(scale)
     if not target.root.is_dir():
         raise CrammingError(f"store {target.root} does not exist: name the folder of a sweep's results")
     frame = recheck(target)

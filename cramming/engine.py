@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +22,25 @@ from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.texts import Passage
 
-PACKED_POSITIONS = 512  # longest sequence that short rows are packed into: attention costs grow with its square
+PACKED_POSITIONS = 128  # longest sequence that short rows are packed into: attention costs grow with its square
+CHECKPOINT_SECONDS = 120.0
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
 
 
+# What a run under way is made of, as tensors, enough to go on as if nothing had happened.
+State = Mapping[str, torch.Tensor]
 # step, tokens under optimisation, loss in nats, accuracy, token passes so far
 Step = tuple[int, int, float, float, int]
+
+
+class Checkpoints(Protocol):
+    """Where runs under way are kept, so that an interrupted one goes on from there."""
+
+    def load(self, passage: Passage) -> State | None:
+        """What `save` was last given for the passage, if anything."""
+
+    def save(self, passage: Passage, state: State) -> None:
+        """Keep the state of a run under way."""
 
 
 @dataclass
@@ -77,6 +91,7 @@ def cram(
     batch: int = 8,
     progress: bool = True,
     on_result: Callable[[Cram], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Cram]:
     """Cram passages into `n_vectors` mem vectors each.
 
@@ -90,6 +105,7 @@ def cram(
         batch: Most passages at once.
         progress: Whether to show a bar.
         on_result: Called with each result as soon as it is there, so that an interrupted run loses nothing finished.
+        checkpoints: Where to look for runs to go on with, and to save those under way now and then and on Ctrl-C.
 
     Returns:
         One result a passage, in the order given. After Ctrl-C the passages still in flight come back as they are, with
@@ -101,7 +117,11 @@ def cram(
     """
     _check(lm, passages, recipe, n_vectors, batch, start)
     runs = [_Run(lm, p, recipe, n_vectors, seed, None if start is None else start[i]) for i, p in enumerate(passages)]
+    for run in runs:
+        if checkpoints and (state := checkpoints.load(run.passage)) is not None:
+            run.restore(state)
     waiting, active, results = list(runs), list[_Run](), dict[int, Cram]()
+    saved = time.monotonic()
     pack, total = packs(lm), sum(run.scored for run in runs)
     with tqdm(total=total, unit="token", disable=not progress, desc=f"cram {recipe.name}", smoothing=0.05) as bar:
         try:
@@ -116,12 +136,22 @@ def cram(
                     results[id(run)] = run.result()
                     if on_result:
                         on_result(results[id(run)])
+                if checkpoints and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    for run in active:
+                        checkpoints.save(run.passage, run.state())
+                    saved = time.monotonic()
         except KeyboardInterrupt:
             for run in active:
+                if checkpoints and not run.ended:
+                    checkpoints.save(run.passage, run.state())
                 run.ended = run.ended or "interrupted"  # another may have ended in the same step
                 results[id(run)] = run.result()
         bar.refresh()
     return [results[id(run)] for run in runs if id(run) in results]
+
+
+_TENSORS = ("param", "moment1", "moment2", "weight", "mem")
+_NUMBERS = ("length", "steps", "token_passes", "best", "best_step", "seconds", "cpu_seconds")
 
 
 class _Run:
@@ -150,6 +180,23 @@ class _Run:
         self.nats = np.full(len(passage), np.nan)
         self.seconds = self.cpu_seconds = 0.0
         self.trace: list[Step] = []
+
+    def state(self) -> State:
+        """All that changes while the run goes on."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        arrays = {"correct": torch.from_numpy(self.correct), "nats": torch.from_numpy(self.nats)}
+        numbers = torch.tensor([getattr(self, name) for name in _NUMBERS], dtype=torch.float64)
+        trace = torch.tensor(self.trace, dtype=torch.float64).reshape(-1, 5)
+        return {**tensors, **arrays, "numbers": numbers, "trace": trace}
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        for name in _TENSORS:
+            setattr(self, name, state[name].to(self.param.device))
+        self.correct, self.nats = state["correct"].numpy().copy(), state["nats"].numpy().copy()
+        for name, number in zip(_NUMBERS, state["numbers"].tolist(), strict=True):
+            setattr(self, name, type(getattr(self, name))(number))
+        self.trace = [(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
 
     @property
     def fed(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cramming.decode import Certificate, certify
-from cramming.engine import Cram, cram
+from cramming.engine import Checkpoints, Cram, cram
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
@@ -43,6 +43,7 @@ def horizon(
     batch: int = 4,
     progress: bool = True,
     on_result: Callable[[Horizon], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Horizon]:
     """Grow the exact prefix of each passage until its budget ends, and certify what was reached.
 
@@ -59,6 +60,7 @@ def horizon(
         batch: Most passages at once.
         progress: Whether to show a bar.
         on_result: Called with each horizon as soon as it is certified. Interrupted passages do not reach it.
+        checkpoints: Where runs under way are kept, see `cramming.engine.cram`.
 
     Raises:
         CrammingError: If the recipe has no growth or leaves out token 0, and as `cramming.engine.cram` does.
@@ -84,6 +86,7 @@ def horizon(
         batch=batch,
         progress=progress,
         on_result=finish,
+        checkpoints=checkpoints,
     )
     by_run = {id(result.run): result for result in results}
     return [by_run.get(id(run)) or certified(lm, run) for run in runs]

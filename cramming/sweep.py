@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 
 from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
-from cramming.engine import Cram, Step, cram
+from cramming.engine import Cram, State, Step, cram
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
 from cramming.models import FrozenLM, load
 from cramming.recipes import Recipe, recipe
-from cramming.store import Store, run_key
+from cramming.store import RESULTS, Store, run_key
 from cramming.texts import Passage, passages
 
 PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
@@ -96,6 +96,11 @@ def load_plan(scale: str) -> Plan:
         return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError) as error:
         raise CrammingError(f"plan {path.name} is not valid: {' '.join(str(error).split())}") from error
+
+
+def store_of(scale: str) -> Store:
+    """The store that a scale, or a plan of one's own, reads and writes unless told otherwise: data/results/<name>."""
+    return Store(RESULTS / Path(scale).stem)
 
 
 def key_of(lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
@@ -182,6 +187,7 @@ def sweep(
             "batch": experiment.batch,
             "progress": progress,
             "on_result": keep,
+            "checkpoints": _Unfinished(lm, experiment, store),
         }
         run: Callable[..., object] = cram if experiment.kind == "cram" else horizon
         run(lm, some, experiment.resolved(), **shared)
@@ -194,15 +200,28 @@ def sweep(
     return stored
 
 
+class _Unfinished:
+    """The checkpoints of one experiment, in the store."""
+
+    def __init__(self, lm: FrozenLM, experiment: Experiment, store: Store) -> None:
+        self.lm, self.experiment, self.store = lm, experiment, store
+
+    def load(self, passage: Passage) -> State | None:
+        return self.store.unfinished(key_of(self.lm, self.experiment, passage))
+
+    def save(self, passage: Passage, state: State) -> None:
+        self.store.checkpoint(key_of(self.lm, self.experiment, passage), state)
+
+
 def results(scale: str, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
     Args:
         scale: Name of a plan or path of one, see `load_plan`.
-        store: Where results are looked up and go; by default the one shipped with the companion.
+        store: Where results are looked up and go; by default `store_of` the scale.
         progress: Whether to show bars while something is computed.
     """
-    plan, store = load_plan(scale), store or Store()
+    plan, store = load_plan(scale), store or store_of(scale)
     lm = load(plan.model, dtype=plan.dtype)
     sweep(plan, lm, store, progress=progress)
     wanted = {

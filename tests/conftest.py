@@ -1,4 +1,4 @@
-"""What the tests share: tiny models built once, a cram on each that is known to succeed, and a store of the smoke plan."""
+"""What the tests share: tiny models built once, a cram on each that succeeds, and a store of the smoke plan."""
 
 from __future__ import annotations
 

@@ -1,0 +1,390 @@
+"""Sweeps: what is wanted minus what is stored, whatever interrupts them, and rows that tell the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from cramming import CrammingError, engine, texts
+from cramming.engine import Cram
+from cramming.recipes import Recipe, recipe
+from cramming.store import Store
+from cramming.sweep import Experiment, Plan, key_of, load_plan, pending, recheck, row_of, sweep
+from cramming.texts import passages
+from tests.conftest import contents, model
+
+
+def experiment(**changes) -> Experiment:
+    """Three passages and two steps each."""
+    blank = {"kind": "cram", "recipe": "best", "changes": {"max_steps": 2}, "source": "fresh", "n": 3, "lengths": [4]}
+    return Experiment.model_validate(blank | changes)
+
+
+def plan(*experiments: Experiment) -> Plan:
+    return Plan(model="tiny-llama", experiments=experiments)
+
+
+SIX = plan(experiment(lengths=[4, 6]))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def smoke(smoke_store, tmp_path) -> Store:
+    """A copy of the smoke plan's store, to change at will."""
+    return Store(shutil.copytree(smoke_store, tmp_path / "smoke"))
+
+
+def run(wanted: Plan, store: Store, **options) -> int:
+    return sweep(wanted, model("tiny-llama"), store, progress=False, **options)
+
+
+def still_to_run(wanted: Plan, store: Store, *part) -> list[tuple[str, int]]:
+    work = pending(wanted, model("tiny-llama"), store, *part)
+    return [(passage.id, len(passage)) for _, some in work for passage in some]
+
+
+def fails(match: str, call, *arguments, **options) -> None:
+    with pytest.raises(CrammingError, match=match) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+# The smoke plan, whole
+
+
+def test_smoke_plan_is_stored_once(smoke):
+    frame = smoke.frame()
+    assert frame["kind"].value_counts().to_dict() == {"horizon": 6, "cram": 4}
+    assert frame["source"].value_counts().to_dict() == {"novels": 6, "fresh": 2, "random": 2}
+    assert smoke.keys() == set(smoke.vectors()) == set(frame["key"])
+    before = contents(smoke.root)
+    assert still_to_run(load_plan("smoke"), smoke) == []
+    assert run(load_plan("smoke"), smoke) == 0
+    assert contents(smoke.root) == before
+
+
+def test_rows_add_up(smoke):
+    for row in smoke.frame().itertuples():
+        how, first = Recipe.model_validate_json(row.recipe_json), 0 if row.score_first else 1
+        assert (how.name, how.score_first) == (row.recipe, row.score_first)
+        assert hashlib.sha256(",".join(map(str, row.token_ids)).encode()).hexdigest()[:16] == row.passage_digest
+        assert len(row.token_ids) == row.offered
+        columns = (row.token_correct, row.token_nats_with, row.token_nats_without)
+        assert [len(column) for column in columns] == [row.length] * 3
+        assert row.nats_without == pytest.approx(row.token_nats_without[first:].sum(), rel=1e-5)
+        assert row.correct_teacher == row.token_correct[first:].sum()
+        assert (row.model, row.dtype, row.n_vectors, row.device.split()[0]) == ("tiny-llama", "float32", 1, "cpu")
+        assert row.model_digest == model("tiny-llama").digest
+        assert row.trace_step[-1] == row.steps
+        assert row.trace_token_passes[-1] == row.token_passes
+        assert row.seconds > 0
+        if row.kind == "horizon":
+            # What is kept was measured, so certificate and measurement speak of the same vector.
+            assert row.exact == (row.length > 0)
+            assert row.correct_greedy == row.correct_with == row.length <= row.offered
+            assert row.nats_with == pytest.approx(row.token_nats_with.sum(), rel=1e-3, abs=1e-3)
+        else:
+            assert row.length == row.offered
+            assert row.accuracy == pytest.approx(row.correct_with / (row.length - first))
+            assert np.isnan(row.token_nats_with[0])
+            assert not row.token_correct[0]
+    assert (smoke.frame()["length"] >= 2).any()  # the premise: some horizons were reached
+
+
+def test_no_row_names_a_place_on_this_machine(smoke):
+    for text in smoke.frame().select_dtypes(include=["object", "str"]).to_numpy().flatten():
+        assert not (isinstance(text, str) and ("/root" in text or "/home" in text or "/tmp" in text))
+
+
+def test_every_stored_claim_holds_on_decoding_again(smoke):
+    before = contents(smoke.root)
+    frame = recheck(smoke, device="cpu", progress=False)
+    assert frame["exact"].any()
+    assert (frame["exact_now"] == frame["exact"]).all()
+    np.testing.assert_allclose(frame["margin_now"].dropna(), frame.loc[frame["length"] > 0, "margin"], atol=1e-3)
+    assert contents(smoke.root) == before
+
+
+# What is pending
+
+
+def test_new_experiments_alone_are_run(store):
+    assert run(SIX, store) == 6
+    before = contents(store.root)
+    more = plan(*SIX.experiments, experiment(n=4), experiment(seed=1, n=1))
+    assert still_to_run(more, store) == [(p.id, 4) for p in some_passages(4)[3:] + some_passages(1, seed=1)]
+    assert run(more, store) == 2
+    assert contents(store.root).items() > before.items()
+    assert still_to_run(more, store) == []
+
+
+def some_passages(n, length=4, seed=0):
+    return passages("fresh", model("tiny-llama").tokenizer, n=n, length=length, seed=seed)
+
+
+def test_run_asked_for_twice_is_run_once(store):
+    assert run(plan(experiment(), experiment(batch=1), experiment(n=2)), store) == 3
+
+
+def test_shares_cover_the_plan_and_do_not_overlap(store):
+    everything = still_to_run(SIX, store)
+    assert len(everything) == 6
+    shares = [still_to_run(SIX, store, (i, 4)) for i in range(4)]
+    assert sorted(sum(shares, [])) == sorted(everything)
+    # Also when one process is done before the other starts: its share is not dealt out again.
+    assert run(SIX, store, part=(0, 2)) == 3
+    assert run(SIX, store, part=(0, 2)) == 0
+    assert sorted(still_to_run(SIX, store)) == sorted(still_to_run(SIX, store, (1, 2)))
+    assert run(SIX, store, part=(1, 2)) == 3
+    assert still_to_run(SIX, store) == []
+
+
+def test_executor_decides_when_jobs_run(store):
+    two = plan(experiment(n=1), experiment(n=1, lengths=[5]))
+    assert run(two, store, executor=lambda jobs: None) == 0
+    assert store.keys() == set()
+    assert run(two, store, executor=lambda jobs: [job() for job in list(jobs)[::-1]]) == 2
+
+
+def test_key_is_what_decides_the_result():
+    lm, [passage, other] = model("tiny-llama"), some_passages(2)
+    key = key_of(lm, experiment(), passage)
+    same = [
+        experiment(batch=1),
+        experiment(n=9),
+        experiment(lengths=[4, 8]),
+        experiment(changes={"max_steps": 2, "name": "renamed"}),
+        experiment(changes={"max_steps": 2, "lr": 0.2}),  # the default, spelled out
+    ]
+    assert {key_of(lm, e, passage) for e in same} == {key}
+    different = [
+        experiment(changes={"max_steps": 3}),
+        experiment(recipe="paper"),
+        experiment(seed=1),
+        experiment(n_vectors=2),
+        experiment(kind="horizon", recipe="horizon"),
+    ]
+    keys = [key_of(lm, e, passage) for e in different]
+    keys += [key_of(lm, experiment(), other), key_of(lm, experiment(), some_passages(1, length=5)[0])]
+    keys += [key_of(model("tiny-opt"), experiment(), passage)]
+    assert len({key, *keys}) == 1 + len(keys)
+
+
+# Interrupted
+
+
+def test_interrupted_while_storing(store):
+    class Interrupted(Store):
+        def add(self, row, mem):
+            if len(self.keys()) == 2:
+                raise KeyboardInterrupt
+            super().add(row, mem)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SIX, Interrupted(store.root))
+    before = contents(store.root)
+    assert len(store.keys()) == 2
+    assert run(SIX, store) == 4
+    assert contents(store.root).items() > before.items()
+
+
+def test_interrupted_while_storing_the_last_run_of_an_experiment(store):
+    """Nothing is in flight then, so the engine returns as if all were well; the sweep must still stop."""
+
+    class Interrupted(Store):
+        def add(self, row, mem):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(experiment(n=1), experiment(n=1, lengths=[5])), Interrupted(store.root))
+
+
+@pytest.mark.parametrize("kind", ["cram", "horizon"])
+def test_interrupted_in_a_step(store, monkeypatch, kind):
+    score, calls = engine.score, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    changes = {"max_steps": 2, "max_token_passes": None}
+    wanted = plan(experiment(kind=kind, recipe={"cram": "best"}.get(kind, kind), changes=changes, batch=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(wanted, store)
+    # The first passage took two steps; the second was under way, and is begun again.
+    assert len(store.keys()) == 1
+    assert run(wanted, store) == 2
+    assert set(store.frame()["ended"]) == {"budget"}
+
+
+def test_store_that_cannot_be_written_is_found_out_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "score", lambda *_: pytest.fail("crammed in vain"))
+    (tmp_path / "file").write_text("kept")
+    fails("cannot be written", run, SIX, Store(tmp_path / "file" / "results"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+# Rows of odd runs
+
+
+def test_horizon_of_0_is_a_row_too(store):
+    changes = {"max_token_passes": 5, "growth": {"start": 5}}
+    assert run(plan(experiment(kind="horizon", recipe="horizon", changes=changes, lengths=[8])), store) == 3
+    frame = recheck(store, device="cpu", progress=False)
+    assert (frame["length"] == 0).all()
+    assert not frame["exact"].any()
+    assert not frame["exact_now"].any()
+    assert (frame["offered"] == 8).all()
+    assert (frame["nats_with"] == 0).all()
+    assert all(len(tokens) == 0 for tokens in frame["token_correct"])
+
+
+def test_long_trace_is_thinned_but_keeps_its_end_and_its_best(store):
+    lm, [passage] = model("tiny-llama"), some_passages(1)
+    losses = np.linspace(9, 5, 5003)
+    losses[1234] = 0.125
+    trace = [(i + 1, 4, float(loss), 0.5, 4 * (i + 1)) for i, loss in enumerate(losses)]
+    mem = torch.randn(1, lm.width)
+    result = Cram(passage, mem, 4, np.ones(4, bool), np.zeros(4), "budget", 5003, 20012, 1.0, 1.0, trace)
+    store.add(*row_of(lm, experiment(), result))
+    [row] = store.frame().itertuples()
+    assert len(row.trace_step) <= 402
+    assert row.trace_step[0] == 1
+    assert row.trace_step[-1] == 5003
+    assert row.trace_loss.min() == 0.125
+    assert row.trace_step[row.trace_loss.argmin()] == 1235
+    assert set(map(len, (row.trace_length, row.trace_loss, row.trace_accuracy, row.trace_token_passes))) == {
+        len(row.trace_step)
+    }
+
+
+# Checking
+
+
+def tamper(store: Store, change) -> str:
+    """Change the vector of one exact run on disk; its key."""
+    key = store.frame().query("exact")["key"].iloc[0]
+    [path] = [path for path in store.root.glob("*.safetensors") if key in load_file(path)]
+    vectors = load_file(path)
+    change(vectors, key)
+    save_file(vectors, path)
+    return key
+
+
+def test_changed_vector_is_found_out(smoke):
+    def negate(vectors, key):
+        vectors[key] = -vectors[key]
+
+    key = tamper(smoke, negate)
+    frame = recheck(smoke, device="cpu", progress=False).set_index("key")
+    assert frame.loc[key, "exact"]
+    assert not frame.loc[key, "exact_now"]
+    assert frame.loc[key, "margin_now"] <= 0
+    others = frame.drop(key)
+    assert (others["exact"] == others["exact_now"]).all()
+
+
+def test_vector_that_is_gone_or_spoilt_is_named(smoke):
+    key = tamper(smoke, lambda vectors, key: vectors[key].fill_(torch.nan))
+    fails("not finite", recheck, smoke, device="cpu", progress=False)
+    tamper(smoke, lambda vectors, key: vectors.pop(key))
+    fails(f"run {key} of .* has no vector in the store: restore its shard", recheck, smoke, progress=False)
+
+
+def test_other_weights_are_refused(smoke):
+    rows = [row | {"model_digest": "0" * 16} for row in smoke.frame().to_dict("records")]
+    vectors = smoke.vectors()
+    for row in rows:
+        smoke.add(row, vectors[row["key"]])
+    digest = model("tiny-llama").digest
+    fails(f"tiny-llama {'0' * 16}, but the model here is {digest}", recheck, smoke, device="cpu", progress=False)
+
+
+def test_empty_store_has_nothing_to_check(store):
+    frame = recheck(store, progress=False)
+    assert frame.empty
+    assert {"exact", "exact_now", "margin_now"} <= set(frame.columns)
+
+
+# Plans
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_shipped_plans_can_be_carried_out(scale):
+    wanted = load_plan(scale)
+    for entry in wanted.experiments:
+        assert isinstance(entry.resolved(), Recipe)
+        assert entry.source in texts.SOURCES
+
+
+def test_plan_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(SIX.model_dump(mode="json")))
+    assert load_plan(str(path)) == SIX
+
+
+def test_plan_there_is_none_of():
+    fails("scale 'galaxy' has no plan: use one of laptop, smoke, or the path of a YAML file", load_plan, "galaxy")
+    fails("scale 'none.yaml' has no plan", load_plan, "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "mine.yaml is not valid"),
+        ("model: tiny-llama\nexperiments: [", "mine.yaml is not valid"),
+        ("model: tiny-llama\n", "experiments"),
+        ("model: tiny-llama\nexperiments: [{kind: bake}]", "experiments.0.kind"),
+        ("model: tiny-llama\ncolour: red\nexperiments: []", "colour"),
+        ("model: t\nexperiments: [{kind: cram, recipe: best, source: fresh, n: 0, lengths: [4]}]", "experiments.0.n"),
+    ],
+)
+def test_plan_that_is_not_one(tmp_path, text, match):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    fails(match, load_plan, str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"recipe": "wurst"}, "recipe 'wurst' is unknown"),
+        ({"changes": {"momentum": 0.9}}, "momentum = 0.9 is refused"),
+        ({"source": "nowhere"}, "source 'nowhere' is unknown"),
+        ({"lengths": [-4]}, "length=-4"),
+        ({"kind": "horizon"}, "kind 'horizon' and recipe 'best' do not go together"),
+        ({"recipe": "horizon", "changes": {}}, "kind 'cram' and recipe 'horizon' do not go together"),
+    ],
+)
+def test_experiment_that_cannot_be_run_is_refused_before_any_is(store, monkeypatch, changes, match):
+    monkeypatch.setattr(engine, "score", lambda *_: pytest.fail("crammed in vain"))
+    fails(match, run, plan(experiment(), experiment(**changes)), store)
+    assert store.keys() == set()
+
+
+def test_results_do_not_depend_on_the_batch(tmp_path):
+    frames = []
+    for batch in (1, 3):
+        store = Store(Path(tmp_path) / str(batch))
+        run(plan(experiment(recipe="paper", changes={"max_steps": 5}, batch=batch)), store)
+        frames.append(store.frame())
+    one, three = frames
+    same = ["key", "passage", "length", "ended", "steps", "token_passes", "correct_with", "correct_greedy", "exact"]
+    assert one[same].equals(three[same])
+    np.testing.assert_allclose(one["nats_with"], three["nats_with"], rtol=1e-4)
+    assert recipe("paper").name == one["recipe"].unique().item()
