@@ -168,7 +168,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
     place = root / target
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    skipped = shutil.ignore_patterns("*.safetensors", "__pycache__", ".*")
+    skipped = shutil.ignore_patterns("*.safetensors", "unfinished", "__pycache__", ".*")
     for name in MIRRORED:
         if (root / name).is_dir():
             shutil.copytree(root / name, place / name, ignore=skipped)
@@ -247,7 +247,7 @@ def _state(root: Path, name: str, parameters: dict[str, Any]) -> str:
     for path in (root / name, root / "requirements.lock", *sorted((root / "cramming").glob("*.py"))):
         digest.update(path.read_bytes() if path.exists() else b"-")
     for path in sorted((root / "data").rglob("*")):
-        if path.is_file():
+        if path.is_file() and "unfinished" not in path.parts:
             digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
@@ -24,6 +24,7 @@ from cramming.texts import Passage
 
 PACKED_POSITIONS = 128  # longest sequence that short rows are packed into: attention costs grow with its square
 CHECKPOINT_SECONDS = 120.0
+BAR_SECONDS = 0.5
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
 
 
@@ -118,10 +119,10 @@ def cram(
     _check(lm, passages, recipe, n_vectors, batch, start)
     runs = [_Run(lm, p, recipe, n_vectors, seed, None if start is None else start[i]) for i, p in enumerate(passages)]
     for run in runs:
-        if checkpoints and (state := checkpoints.load(run.passage)) is not None:
+        if checkpoints is not None and (state := checkpoints.load(run.passage)) is not None:
             run.restore(state)
     waiting, active, results = list(runs), list[_Run](), dict[int, Cram]()
-    saved = time.monotonic()
+    saved = shown = time.monotonic()
     pack, total = packs(lm), sum(run.scored for run in runs)
     with tqdm(total=total, unit="token", disable=not progress, desc=f"cram {recipe.name}", smoothing=0.05) as bar:
         try:
@@ -130,19 +131,22 @@ def cram(
                     active.append(waiting.pop(0))
                 _step(lm, active, pack)
                 bar.n = sum(run.best for run in runs)
-                bar.set_postfix_str(_postfix(active, len(results), len(runs)))
+                bar.set_postfix_str(_postfix(active, len(results), len(runs)), refresh=False)
+                if time.monotonic() - shown > BAR_SECONDS:
+                    bar.refresh()
+                    shown = time.monotonic()
                 for run in [run for run in active if run.ended]:
                     active.remove(run)
                     results[id(run)] = run.result()
                     if on_result:
                         on_result(results[id(run)])
-                if checkpoints and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if checkpoints is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     for run in active:
                         checkpoints.save(run.passage, run.state())
                     saved = time.monotonic()
         except KeyboardInterrupt:
             for run in active:
-                if checkpoints and not run.ended:
+                if checkpoints is not None and run.whole and not run.ended:
                     checkpoints.save(run.passage, run.state())
                 run.ended = run.ended or "interrupted"  # another may have ended in the same step
                 results[id(run)] = run.result()
@@ -175,6 +179,7 @@ class _Run:
         self.length = min(growth.start, len(passage)) if growth else len(passage)
         self.steps = self.token_passes = self.best = self.best_step = 0
         self.ended = ""
+        self.whole = True  # False within a step: half a step is nothing to go on from
         self.mem = self.to_mem(self.param)
         self.correct = np.zeros(len(passage), dtype=bool)
         self.nats = np.full(len(passage), np.nan)
@@ -243,6 +248,7 @@ class _Run:
     def take(self, gradient: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:
         """Digest one forward and backward pass: keep what was best, decide whether to go on, step, grow."""
         recipe, n = self.recipe, self.length
+        self.whole = False
         self.steps += 1
         self.token_passes += self.fed
         won = gaps > recipe.stop_margin
@@ -277,6 +283,7 @@ class _Run:
             exact = self.first + self.best
             ahead = max(recipe.growth.block, int(recipe.growth.fraction * exact))
             self.length = min(len(self.passage), max(n, exact + ahead))
+        self.whole = True
 
     def _refocus(self, won: torch.Tensor) -> None:
         """Raise the weight of tokens not won, let that of the others fall back to 1."""

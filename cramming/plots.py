@@ -78,6 +78,7 @@ def mem_numbers(mem: torch.Tensor, embeddings: torch.Tensor) -> Figure:
     numbers = mem.detach().float().cpu().numpy()
     scaled = numbers / np.sqrt((numbers**2).mean())
     table = embeddings.detach().float().cpu().numpy()
+    table = table[table.any(1)]  # a padding row is all zeros
     table = table / np.sqrt((table**2).mean(1, keepdims=True))
     rows = next(n for n in range(int(np.sqrt(len(scaled))), 0, -1) if len(scaled) % n == 0)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=[1.1, 1])
@@ -103,40 +104,40 @@ def capacity_by_model(capacity: pd.DataFrame, ours: pd.DataFrame) -> Figure:
         capacity: capacity.csv, or the part of it with one source.
         ours: `cramming.tables.horizons`.
     """
-    said = capacity.sort_values("decoding_capacity_tokens")
-    labels = [model.split("/")[-1] for model in said["model"]]
-    mine = ours[["model", "source", "mean", "sd", "n"]].to_dict("records")
-    figure, axis = plt.subplots(figsize=(8.5, 0.34 * (len(said) + len(mine)) + 1.2))
-    axis.barh(labels, said["decoding_capacity_tokens"], color=COLOURS[2], label="published: mean accuracy ≥ 0.99")
-    for row in mine:
-        label = f"{row['model']}, {row['source']}"
-        labels.append(label)
-        axis.barh(label, row["mean"], color=COLOURS[0], xerr=row["sd"], ecolor=COLOURS[1], capsize=3)
-    axis.barh(labels[-1], 0, color=COLOURS[0], label="measured here: mean exact horizon, ± 1 sd over passages")
-    values = [*said["decoding_capacity_tokens"], *(row["mean"] + (row["sd"] or 0) for row in mine)]
-    for label, value in zip(labels, values, strict=True):
-        axis.annotate(
-            f"{value:,.0f}" if label in labels[: len(said)] else "",
-            (value, label),
-            (4, 0),
-            va="center",
-            textcoords="offset points",
-            fontsize="small",
-        )
-    for row in mine:
-        label = f"{row['model']}, {row['source']}"
-        axis.annotate(
-            f"{row['mean']:.0f} (n = {row['n']})",
-            (row["mean"] + row["sd"], label),
-            (6, 0),
-            va="center",
-            textcoords="offset points",
-            fontsize="small",
-        )
-    axis.set(xscale="log", xlabel="tokens in one vector (log scale)", xlim=(10, 4000))
+    said = pd.DataFrame(
+        {
+            "label": capacity["model"].str.split("/").str[-1],
+            "tokens": capacity["decoding_capacity_tokens"],
+            "sd": 0.0,
+            "note": capacity["decoding_capacity_tokens"].map("{:,}".format),
+        }
+    )
+    mine = pd.DataFrame(
+        {
+            "label": ours["model"] + ", " + ours["source"],
+            "tokens": ours["mean"],
+            "sd": ours["sd"].fillna(0),
+            "note": [f"{row.mean:.0f} (n = {row.n})" for row in ours.itertuples()],
+        }
+    )
+    both = pd.concat([said.assign(here=False), mine.assign(here=True)]).sort_values("tokens", ignore_index=True)
+    figure, axis = plt.subplots(figsize=(8.5, 0.34 * len(both) + 1.2))
+    for here, colour, label in (
+        (False, COLOURS[2], "published: mean accuracy ≥ 0.99"),
+        (True, COLOURS[0], "measured here: mean exact horizon ± 1 sd"),
+    ):
+        some = both[both["here"] == here]
+        axis.barh(some.index, some["tokens"], color=colour, label=label)
+        if here:
+            axis.errorbar(some["tokens"], some.index, xerr=some["sd"], fmt="none", ecolor=COLOURS[1], capsize=3)
+    for row in both.itertuples():
+        end = (row.tokens + row.sd, row.Index)
+        axis.annotate(row.note, end, (5, 0), va="center", textcoords="offset points", fontsize="small")
+    axis.set_yticks(both.index, both["label"])
+    axis.set(xscale="log", xlabel="tokens in one vector (log scale)", xlim=(10, 6000))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower right", fontsize="small")
     return figure
 
 
@@ -155,10 +156,10 @@ def horizons_by_source(runs: pd.DataFrame) -> Figure:
         spread = (np.arange(len(tokens)) % 5 - 2) * 0.05  # side by side, so that equal horizons can be seen
         axis.scatter(tokens, place + spread, color=colour, marker=marker, s=36, edgecolor="black", linewidth=0.5)
         summary = metrics.horizon_summary(tokens)
-        axis.plot([summary["low"], summary["high"]], [place + 0.28] * 2, color="black", linewidth=2)
-        axis.plot(summary["mean"], place + 0.28, marker="D", color="white", markeredgecolor="black")
+        axis.plot([summary["low"], summary["high"]], [place - 0.28] * 2, color="black", linewidth=2)
+        axis.plot(summary["mean"], place - 0.28, marker="D", color="white", markeredgecolor="black")
     axis.set_yticks(range(len(sources)), [f"{source}\n(n = {(runs['source'] == source).sum()})" for source in sources])
-    axis.set(xlabel="exact horizon, tokens", xlim=(0, None), ylim=(-0.5, len(sources) - 0.4))
+    axis.set(xlabel="exact horizon, tokens", xlim=(0, None), ylim=(len(sources) - 0.5, -0.6))
     axis.grid(visible=False, axis="y")
     return figure
 

@@ -119,7 +119,8 @@ class Store:
         Raises:
             CrammingError: If the store cannot be written.
         """
-        blob = save({name: tensor.detach().contiguous().cpu() for name, tensor in state.items()})
+        # Cloned, since safetensors refuses tensors that share memory, as the vectors trained and kept can.
+        blob = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
         target = self._unfinished(key)
         with _writing(self.root):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import torch
 import transformers
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
@@ -194,8 +194,9 @@ def sweep(
         if stored - before < len(some):  # both end quietly on Ctrl-C
             raise KeyboardInterrupt
 
-    store.prepare()
     work = pending(plan, lm, store, part)
+    if work:
+        store.prepare()
     executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
     return stored
 

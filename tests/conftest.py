@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
@@ -82,5 +81,5 @@ def smoke_store(tmp_path_factory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder, hidden ones too, to tell whether anything changed."""
-    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
+    """Every file in a folder, hidden ones too, but no folder in it: to tell whether anything changed."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

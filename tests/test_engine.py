@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cramming import CrammingError, engine
 from cramming.decode import certify, teacher_forced
-from cramming.engine import cram, score
-from cramming.models import load, weights_digest
+from cramming.engine import cram, packs, score
+from cramming.models import TINY_NAMES, load, weights_digest
 from cramming.recipes import Growth, Recipe, recipe
 from cramming.texts import from_text
+from tests.conftest import model
 
 
 def quick(**changes) -> Recipe:
@@ -29,8 +30,8 @@ def steps(monkeypatch) -> list[dict[str, torch.Tensor]]:
     """What the engine asks of the model at each step: the arguments of `score` and its nats and gaps."""
     seen = []
 
-    def recorded(lm, mem, tokens, weights):
-        loss, nats, gaps = score(lm, mem, tokens, weights)
+    def recorded(lm, mem, tokens, weights, **options):
+        loss, nats, gaps = score(lm, mem, tokens, weights, **options)
         seen.append({"mem": mem.detach().clone(), "weights": weights.clone(), "nats": nats, "gaps": gaps})
         return loss, nats, gaps
 
@@ -58,8 +59,9 @@ def full_logits(lm, mem, tokens, weights):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("head_rows", [3, 256])
-def test_score_is_the_cross_entropy_of_the_full_logits(tiny, bias, head_rows, monkeypatch):
+@pytest.mark.parametrize(("head_rows", "pack"), [(3, False), (256, False), (256, True)])
+def test_score_is_the_cross_entropy_of_the_full_logits(tiny, bias, head_rows, pack, monkeypatch):
+    pack = pack and packs(tiny)
     monkeypatch.setattr(engine, "HEAD_ROWS", head_rows)
     lm = load(tiny.name, device="cpu") if bias else tiny
     generator = torch.Generator().manual_seed(1)
@@ -70,7 +72,7 @@ def test_score_is_the_cross_entropy_of_the_full_logits(tiny, bias, head_rows, mo
     tokens = torch.randint(0, 256, (2, 5), generator=generator)
     weights = torch.rand(2, 5, generator=generator)
     weights[0, 0] = weights[1, 3:] = 0  # a token that is given, and padding
-    loss, nats, gaps = score(lm, mem, tokens, weights)
+    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack)
     expected_loss, expected_nats, expected_gaps = full_logits(lm, mem, tokens, weights)
     scored = weights > 0
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
@@ -80,6 +82,37 @@ def test_score_is_the_cross_entropy_of_the_full_logits(tiny, bias, head_rows, mo
     assert (gaps[~scored] == -math.inf).all()
     [gradient], [expected] = torch.autograd.grad(3 * loss, mem), torch.autograd.grad(3 * expected_loss, mem)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+PACKING = [name for name in TINY_NAMES if name != "tiny-mamba"]
+
+
+def test_models_with_attention_pack_and_recurrent_ones_do_not():
+    assert [name for name in TINY_NAMES if packs(model(name))] == PACKING
+
+
+@pytest.mark.parametrize("name", PACKING)
+@pytest.mark.parametrize("positions", [1, 12, 30])
+def test_packed_rows_do_not_see_each_other(name, positions, monkeypatch):
+    """Rows of many lengths, over one sequence or several: each as if it were alone."""
+    tiny = model(name)
+    monkeypatch.setattr(engine, "PACKED_POSITIONS", positions)
+    generator = torch.Generator().manual_seed(1)
+    mem = torch.randn(5, 2, tiny.width, generator=generator, requires_grad=True)
+    tokens = torch.randint(0, 256, (5, 9), generator=generator)
+    weights = torch.ones(5, 9)
+    for row, length in enumerate((1, 9, 4, 4, 6)):
+        weights[row, length:] = 0
+    loss, nats, gaps = score(tiny, mem, tokens, weights, pack=True)
+    [gradient] = torch.autograd.grad(loss, mem)
+    for row in range(5):
+        part = slice(row, row + 1)
+        alone = score(tiny, mem[part], tokens[part, : int(weights[row].sum())], weights[part, weights[row] > 0])
+        n = alone[1].shape[1]
+        torch.testing.assert_close(nats[part, :n], alone[1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gaps[part, :n], alone[2], rtol=1e-4, atol=1e-4)
+        expected = torch.autograd.grad(alone[0], mem)[0]
+        torch.testing.assert_close(gradient[part], expected[part], rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
 def test_score_in_half_precision_is_near_that_in_full():
@@ -396,11 +429,11 @@ def test_interrupt_does_not_unfinish_what_ended_in_the_same_step(tiny_llama, pro
 def test_interrupt_in_a_step_hands_back_what_is_under_way(tiny_llama, prose, monkeypatch):
     calls = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return score(*arguments)
+        return score(*arguments, **options)
 
     monkeypatch.setattr(engine, "score", interrupted)
     reported = []
@@ -409,6 +442,83 @@ def test_interrupt_in_a_step_hands_back_what_is_under_way(tiny_llama, prose, mon
     assert [(run.ended, run.steps) for run in runs] == [("interrupted", 7), ("budget", 5), ("interrupted", 2)]
     # Callers that store results are not handed unfinished ones.
     assert reported == [runs[1]]
+
+
+class Checkpoints(dict):
+    """States by passage, kept in memory."""
+
+    def load(self, passage):
+        return self.get(passage.id)
+
+    def save(self, passage, state):
+        self[passage.id] = {name: tensor.clone() for name, tensor in state.items()}
+
+
+INTERRUPTIBLE = [
+    recipe("paper", max_steps=12),
+    recipe("best", max_steps=12),
+    recipe("horizon", max_token_passes=60, growth=Growth(start=1, block=1)),
+    quick(max_steps=12, lr=0.1, schedule="cosine", warmup_steps=9, clip_norm=0.1),
+]
+
+
+@pytest.mark.parametrize("how", INTERRUPTIBLE, ids=["paper", "best", "horizon", "cosine"])
+def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, monkeypatch, how):
+    whole = cram(tiny_llama, prose, how, progress=False)
+    calls, checkpoints = [], Checkpoints()
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) in (4, 9):
+            raise KeyboardInterrupt
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(engine, "score", interrupted)
+    for steps_so_far in (3, 7):
+        runs = cram(tiny_llama, prose, how, progress=False, checkpoints=checkpoints)
+        assert [(run.ended, run.steps) for run in runs] == [("interrupted", steps_so_far)] * 3
+    before = {run.passage.id: run.seconds for run in runs}
+    for run, other in zip(cram(tiny_llama, prose, how, progress=False, checkpoints=checkpoints), whole, strict=True):
+        assert_same(run, other, rel=1e-6)
+        assert run.seconds > before[run.passage.id]  # the time before the interruption counts
+
+
+def test_runs_under_way_are_saved_now_and_then(tiny_llama, prose, monkeypatch):
+    saved = []
+
+    class Recorded(Checkpoints):
+        def save(self, passage, state):
+            saved.append((passage.id, len(state["trace"])))
+
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+    how = quick(max_steps=None, max_token_passes=14)
+    cram(tiny_llama, prose[:2], how, progress=False, checkpoints=Recorded())
+    # After each step those that go on: three steps of five tokens for the one, two of twelve for the other.
+    assert saved == [("To be", 1), ("or not to be", 1), ("To be", 2)]
+    saved.clear()
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 1e9)
+    cram(tiny_llama, prose[:2], how, progress=False, checkpoints=Recorded())
+    assert saved == []
+
+
+def test_half_a_step_is_not_saved(tiny_llama, prose, monkeypatch):
+    """One passage has digested the step, the next is in the middle of it."""
+    update, calls, checkpoints = engine._Run.update, [], Checkpoints()
+
+    def interrupted(run, gradient):
+        calls.append(run)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        update(run, gradient)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._Run, "update", interrupted)
+        cram(tiny_llama, prose, quick(), progress=False, checkpoints=checkpoints)
+    assert {name: len(state["trace"]) for name, state in checkpoints.items()} == {"To be": 3, "that is": 2}
+    whole = cram(tiny_llama, prose, quick(), progress=False)
+    resumed = cram(tiny_llama, prose, quick(), progress=False, checkpoints=checkpoints)
+    for run, other in zip(resumed, whole, strict=True):
+        assert_same(run, other, rel=1e-3)
 
 
 def test_bar_says_how_it_stands(tiny_llama, prose, capsys):

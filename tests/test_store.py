@@ -267,6 +267,39 @@ def test_temporary_file_is_flushed_before_it_gets_its_name(store, monkeypatch):
     assert events == ["flush", ".safetensors", "flush", ".parquet"]
 
 
+# Runs under way
+
+
+def test_checkpoint_is_kept_until_the_run_is_done(store):
+    shared = mem(7)
+    state = {"param": shared, "mem": shared, "correct": torch.tensor([True]), "numbers": torch.ones(3).double()}
+    frame = store.frame()
+    assert store.unfinished("a" * 64) is None
+    store.checkpoint("a" * 64, {"param": mem(6)})
+    store.checkpoint("a" * 64, state)
+    back = store.unfinished("a" * 64)
+    assert set(back) == set(state)
+    assert all(torch.equal(back[name], state[name]) and back[name].dtype == state[name].dtype for name in state)
+    # It is no result.
+    pd.testing.assert_frame_equal(store.frame(), frame)
+    assert set(store.vectors()) == set(frame["key"])
+    store.compact()
+    assert store.unfinished("b" * 64) is None
+    store.add(row("b" * 64), mem(8))
+    assert store.unfinished("a" * 64) is not None
+    store.add(row("a" * 64), mem(7))
+    assert store.unfinished("a" * 64) is None
+
+
+def test_checkpoint_that_is_damaged_or_cannot_be_written(store, tmp_path):
+    store.checkpoint("a" * 64, {"param": mem(6)})
+    [path] = (store.root / "unfinished").iterdir()
+    damage(path, "truncated")
+    assert path.name in fails("is damaged or missing", store.unfinished, "a" * 64)
+    (tmp_path / "file").write_text("")
+    fails("cannot be written", Store(tmp_path / "file" / "x").checkpoint, "a", {"param": mem(6)})
+
+
 # Damaged
 
 

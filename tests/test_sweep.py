@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from cramming import CrammingError, engine, texts
 from cramming.engine import Cram
 from cramming.recipes import Recipe, recipe
 from cramming.store import Store
-from cramming.sweep import Experiment, Plan, key_of, load_plan, pending, recheck, row_of, sweep
+from cramming.sweep import Experiment, Plan, key_of, load_plan, pending, recheck, results, row_of, store_of, sweep
 from cramming.texts import passages
 from tests.conftest import contents, model
 
@@ -141,7 +142,7 @@ def test_shares_cover_the_plan_and_do_not_overlap(store):
     everything = still_to_run(SIX, store)
     assert len(everything) == 6
     shares = [still_to_run(SIX, store, (i, 4)) for i in range(4)]
-    assert sorted(sum(shares, [])) == sorted(everything)
+    assert sorted([entry for share in shares for entry in share]) == sorted(everything)
     # Also when one process is done before the other starts: its share is not dealt out again.
     assert run(SIX, store, part=(0, 2)) == 3
     assert run(SIX, store, part=(0, 2)) == 0
@@ -210,33 +211,69 @@ def test_interrupted_while_storing_the_last_run_of_an_experiment(store):
         run(plan(experiment(n=1), experiment(n=1, lengths=[5])), Interrupted(store.root))
 
 
-@pytest.mark.parametrize("kind", ["cram", "horizon"])
-def test_interrupted_in_a_step(store, monkeypatch, kind):
+@pytest.mark.parametrize("recipe_name", ["best", "paper", "horizon"])
+def test_interrupted_in_a_step(store, tmp_path, monkeypatch, recipe_name):
     score, calls = engine.score, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == 11:
             raise KeyboardInterrupt
-        return score(*arguments)
+        return score(*arguments, **options)
 
-    changes = {"max_steps": 2, "max_token_passes": None}
-    wanted = plan(experiment(kind=kind, recipe={"cram": "best"}.get(kind, kind), changes=changes, batch=1))
+    kind = "horizon" if recipe_name == "horizon" else "cram"
+    changes = {"max_steps": 8, "max_token_passes": None}
+    wanted = plan(experiment(kind=kind, recipe=recipe_name, changes=changes, batch=1))
     with monkeypatch.context() as patch:
         patch.setattr(engine, "score", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(wanted, store)
-    # The first passage took two steps; the second was under way, and is begun again.
-    assert len(store.keys()) == 1
-    assert run(wanted, store) == 2
-    assert set(store.frame()["ended"]) == {"budget"}
+    # The first passage took its eight steps; the second had taken two, and goes on from there.
+    assert len(store.keys()) == len(store.vectors()) == 1
+    counted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "score", lambda *a, **options: (counted.append(a), score(*a, **options))[1])
+        assert run(wanted, store) == 2
+    assert len(counted) == 6 + 8
+    assert not list((store.root / "unfinished").iterdir())
+    # As if nothing had happened.
+    whole = Store(tmp_path / "whole")
+    run(wanted, whole)
+    costs = ["seconds", "cpu_seconds"]
+    pd.testing.assert_frame_equal(store.frame().drop(columns=costs), whole.frame().drop(columns=costs))
+    assert all(torch.equal(mem, whole.vectors()[key]) for key, mem in store.vectors().items())
 
 
 def test_store_that_cannot_be_written_is_found_out_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "score", lambda *_: pytest.fail("crammed in vain"))
+    monkeypatch.setattr(engine, "score", lambda *_, **__: pytest.fail("crammed in vain"))
     (tmp_path / "file").write_text("kept")
     fails("cannot be written", run, SIX, Store(tmp_path / "file" / "results"))
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_nothing_pending_asks_for_no_writable_store(smoke, monkeypatch):
+    """A reader of the shipped results may have them on a medium that cannot be written."""
+    monkeypatch.setattr(Store, "prepare", lambda _: pytest.fail("tried to write"))
+    assert run(load_plan("smoke"), smoke) == 0
+    assert len(results("smoke", store=smoke, progress=False)) == 10
+
+
+def test_results_are_those_of_the_plan_and_computed_where_missing(store, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(plan(experiment(n=1)).model_dump(mode="json")))
+    run(plan(experiment(n=1, lengths=[6])), store)  # of another plan
+    frame = results(str(path), store=store, progress=False)
+    assert frame["offered"].tolist() == [4]
+    assert len(store.keys()) == 2
+    before = contents(store.root)
+    pd.testing.assert_frame_equal(results(str(path), store=store, progress=False), frame)
+    assert contents(store.root) == before
+
+
+def test_each_plan_has_a_store_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr("cramming.sweep.RESULTS", tmp_path)
+    assert store_of("laptop").root == tmp_path / "laptop"
+    assert store_of("plans/mine.yaml").root == tmp_path / "mine"
 
 
 # Rows of odd runs
@@ -312,7 +349,7 @@ def test_other_weights_are_refused(smoke):
     for row in rows:
         smoke.add(row, vectors[row["key"]])
     digest = model("tiny-llama").digest
-    fails(f"tiny-llama {'0' * 16}, but the model here is {digest}", recheck, smoke, device="cpu", progress=False)
+    fails(f"tiny-llama {'0' * 16}, the model here is {digest}", recheck, smoke, device="cpu", progress=False)
 
 
 def test_empty_store_has_nothing_to_check(store):
@@ -372,7 +409,7 @@ def test_plan_that_is_not_one(tmp_path, text, match):
     ],
 )
 def test_experiment_that_cannot_be_run_is_refused_before_any_is(store, monkeypatch, changes, match):
-    monkeypatch.setattr(engine, "score", lambda *_: pytest.fail("crammed in vain"))
+    monkeypatch.setattr(engine, "score", lambda *_, **__: pytest.fail("crammed in vain"))
     fails(match, run, plan(experiment(), experiment(**changes)), store)
     assert store.keys() == set()
 
