@@ -16,10 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -38,29 +37,19 @@ MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment
 # Digests of what each notebook was last run with on this machine; never committed.
 RUNS = "_runs.json"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-_NEVER_SET = object()
 
 
 def notebooks(root: Path) -> dict[str, dict[str, Any]]:
-    """Read book/notebooks.yaml.
-
-    Args:
-        root: the repository.
-
-    Returns:
-        Path of each notebook, relative to the root, and the parameters that the book runs it with.
+    """Read book/notebooks.yaml: path of each notebook, relative to the root, and the parameters the book gives it.
 
     Raises:
         CrammingError: the list is missing or malformed, or names a notebook that does not exist.
     """
-    path = root / LIST
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.safe_load((root / LIST).read_text(encoding="utf-8"))
         found = {entry["path"]: dict(entry.get("parameters") or {}) for entry in entries}
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise CrammingError(
-            f"{LIST}: not a list of entries with a path and parameters ({_line(error)}): see the one in the repository"
-        ) from error
+        raise CrammingError(f"{LIST}: not a list of entries with path and parameters ({_line(error)})") from error
     for name in found:
         if not (root / name).is_file():
             raise CrammingError(f"{name}: listed in {LIST} but no such file: correct the list or add the notebook")
@@ -124,7 +113,7 @@ def defaults(notebook: NotebookNode) -> dict[str, Any]:
                 try:
                     found[ast.unparse(target)] = ast.literal_eval(node.value)
                 except ValueError:
-                    found[ast.unparse(target)] = _NEVER_SET
+                    found[ast.unparse(target)] = float("nan")
     return found
 
 
@@ -151,7 +140,7 @@ def machine_paths(notebook: NotebookNode, root: Path) -> list[str]:
     places = {str(Path.home()), str(root.resolve()), sys.prefix, tempfile.gettempdir()} - {"/"}
     pattern = re.compile(r"(?<![\w.~/-])(" + "|".join(map(re.escape, sorted(places, key=len)[::-1])) + r")(?![\w-])")
     found = []
-    for number, cell in enumerate(notebook.cells, start=1):
+    for number, cell in enumerate(_own_cells(notebook), start=1):
         for output in cell.get("outputs", []):
             data = {kind: value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")}
             if match := pattern.search(json.dumps({**output, "data": data}, ensure_ascii=False)):
@@ -208,14 +197,14 @@ def build(root: Path) -> Path:
 def _run(root: Path, name: str, parameters: dict[str, Any], progress: bool) -> None:
     """Run one notebook and put the result in its place, if it differs."""
     notebook = nbformat.read(root / name, as_version=4)
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    notebook.cells = _own_cells(notebook)
     how = {"kernel_name": "python3", "language": "python", "cwd": root, "progress_bar": progress}
     # Pieces of one stream are joined, however they arrived; the kernel is talked to without a network port.
     how |= {"coalesce_streams": True, "config": Config({"KernelManager": {"transport": "ipc"}})}
     # The kernel of the running interpreter comes first on this path; progress bars stay out of the outputs.
-    share = str(Path(sys.prefix) / "share" / "jupyter")
+    environment = {"JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"), "TQDM_DISABLE": "1"}
     try:
-        with _environment(JUPYTER_PATH=share, TQDM_DISABLE="1"):
+        with patch.dict(os.environ, environment):
             result = papermill.execute_notebook(notebook, None, parameters, **how)
     except PapermillExecutionError as error:
         number = error.cell_index + 1 - bool(parameters)
@@ -230,23 +219,15 @@ def _run(root: Path, name: str, parameters: dict[str, Any], progress: bool) -> N
         _replace(root / name, text)
 
 
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _own_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
 def _state(root: Path, name: str, parameters: dict[str, Any]) -> str:
     """Digest of all that decides a notebook's outputs: itself, parameters, package, data and lock."""
     digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
-    for path in (root / name, root / "requirements.lock", *sorted((root / "cramming").glob("*.py"))):
-        digest.update(path.read_bytes() if path.exists() else b"-")
-    for path in sorted((root / "data").rglob("*")):
+    package, data = sorted((root / "cramming").glob("*.py")), sorted((root / "data").rglob("*"))
+    for path in (root / name, root / "requirements.lock", *package, *data):
         if path.is_file() and "unfinished" not in path.parts:
             digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
@@ -267,5 +248,4 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
+from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cramming import CrammingError, engine
-from cramming.decode import certify, teacher_forced
+from cramming.decode import certify, greedy, teacher_forced
 from cramming.engine import cram, packs, score
-from cramming.models import TINY_NAMES, load, weights_digest
+from cramming.models import SMOLLM2, TINY_NAMES, load, weights_digest
 from cramming.recipes import Growth, Recipe, recipe
-from cramming.texts import from_text
+from cramming.texts import from_text, passages
 from tests.conftest import model
 
 
@@ -228,8 +231,8 @@ def test_paper_start_has_the_spread_of_the_embedding_table(tiny_llama, steps, pr
 def test_start_depends_on_the_seed_and_the_passage_alone(tiny_llama, steps, prose):
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    for passages, seed in ((prose, 0), (prose[::-1], 0), (prose[:1], 1)):
-        cram(tiny_llama, passages, quick(max_steps=1), seed=seed, progress=False)
+    for some, seed in ((prose, 0), (prose[::-1], 0), (prose[:1], 1)):
+        cram(tiny_llama, some, quick(max_steps=1), seed=seed, progress=False)
     assert torch.equal(torch.random.get_rng_state(), state)
     first, reversed_, other = (step["mem"] for step in steps)
     assert torch.equal(first, reversed_.flip(0))
@@ -564,3 +567,20 @@ def test_model_that_scales_its_logits_is_refused(tiny_llama, prose):
     )
     lm = dataclasses.replace(tiny_llama, name="scaled", model=AutoModelForCausalLM.from_config(config).eval())
     fails("scaled changes its logits after the output head", lm, prose, quick())
+
+
+# The real model
+
+CACHE = Path(os.environ.get("CRAMMING_CACHE") or platformdirs.user_cache_dir("cramming"))
+
+
+@pytest.mark.slow
+@pytest.mark.realmodel
+@pytest.mark.skipif(not (CACHE / "models" / SMOLLM2 / "digest.txt").exists(), reason="run `cramming fetch` first")
+def test_real_model_crams_eight_tokens_of_a_novel():
+    lm = load(SMOLLM2, device="cpu")
+    [passage] = passages("novels", lm.tokenizer, n=1, length=8)
+    [run] = cram(lm, [passage], recipe("best", max_steps=200), progress=False)
+    assert run.solved
+    assert certify(lm, run.mem, passage.token_ids).exact
+    assert lm.tokenizer.decode(greedy(lm, run.mem, 8)[0]) == passage.text

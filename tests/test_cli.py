@@ -1,0 +1,267 @@
+"""The command line: one clear line for every mistake, its exit status, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from cramming import engine, recipes
+from cramming.cli import main
+from cramming.recipes import Growth, recipe
+from cramming.store import Store
+from tests.conftest import contents
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command in this process; its exit status, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cramming", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Runs a command that must fail; the one line it says."""
+
+    def run(*arguments) -> str:
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("cramming: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.fixture
+def smoke(smoke_store, tmp_path) -> Path:
+    return shutil.copytree(smoke_store, tmp_path / "smoke")
+
+
+@pytest.fixture
+def plan(tmp_path) -> Path:
+    """A plan of three runs of two steps each."""
+    path = tmp_path / "plan.yaml"
+    entry = {"kind": "cram", "recipe": "best", "changes": {"max_steps": 2}, "source": "fresh", "n": 3, "lengths": [4]}
+    path.write_text(yaml.safe_dump({"model": "tiny-llama", "experiments": [entry | {"batch": 1}]}))
+    return path
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["fetch", "cram", "sweep", "book", "check"])
+def test_help_of_each_command_shows_an_example(cli, command):
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert f"Example: cramming {command}" in " ".join(out.replace("│", " ").split())
+
+
+def test_help_lists_the_commands(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    assert all(command in out for command in ("fetch", "cram", "sweep", "book", "check"))
+
+
+# Crams
+
+
+def test_cram_of_a_text_of_ones_own(cli):
+    code, out, _ = cli("cram", "--text", "it", "--model", "tiny-llama")
+    assert code == 0
+    said, decoded = out.splitlines()
+    assert said.startswith("text: exact, 2 of 2 tokens decode, margin ")
+    assert said.endswith("(solved)")
+    assert decoded == "  decoded: 'it'"
+
+
+def test_cram_of_a_source(cli, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "best", recipe("best", max_steps=2))
+    code, out, _ = cli("cram", "--model", "tiny-opt", "--source", "random", "--n", 2, "--length", 9, "--n-vectors", 2)
+    assert code == 0
+    summaries, texts = out.splitlines()[::2], out.splitlines()[1::2]
+    assert [line.split(":")[0] for line in summaries] == ["random/0-0000", "random/0-0001"]
+    # Two steps of two vectors and eight tokens.
+    assert all("not exact" in line and "of 9 tokens" in line and "20 token passes" in line for line in summaries)
+    assert all(line.startswith("  decoded: ") for line in texts)
+
+
+def test_cram_that_grows_to_nothing(cli, monkeypatch):
+    how = recipe("horizon", max_token_passes=5, growth=Growth(start=5))
+    monkeypatch.setitem(recipes.RECIPES, "horizon", how)
+    code, out, _ = cli("cram", "--text", "hopeless", "--model", "tiny-llama", "--recipe", "horizon")
+    assert (code, out) == (0, "text: no token exact after 1 steps\n")
+
+
+TINY = ("cram", "--model", "tiny-llama")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cram", "--model", "nope"], ["model 'nope' is unknown", "use smollm2-135m"]),
+        ([*TINY, "--recipe", "wurst"], ["recipe 'wurst' is unknown", "use one of paper"]),
+        ([*TINY, "--text", ""], ["text 'text' is empty", "expected at least one word"]),
+        ([*TINY, "--text", " \n "], ["text 'text' is empty"]),
+        ([*TINY, "--text", "short", "--length", 50], ["has 5 tokens, fewer than length=50", "use 5 or fewer"]),
+        ([*TINY, "--source", "fresh", "--length", 10**6], ["fewer than length=1000000"]),
+        ([*TINY, "--length", -3], ["length=-3", "whole number of 1 or more"]),
+        ([*TINY, "--length", 0], ["length=0"]),
+        ([*TINY, "--text", "hi", "--length", -1], ["length=-1"]),
+        ([*TINY, "--text", "x" * 600], ["600 tokens exceed the 512 positions", "shorten the passage"]),
+        ([*TINY, "--source", "nowhere"], ["source 'nowhere' is unknown", "novels, fresh"]),
+        ([*TINY, "--n", 0], ["n=0"]),
+        ([*TINY, "--n", 10**6], ["n=1000000 is more than the"]),
+        ([*TINY, "--n-vectors", 0], ["n_vectors is 0", "at least 1"]),
+        ([*TINY, "--dtype", "float8"], ["dtype 'float8' is unknown"]),
+        ([*TINY, "--device", "warp"], ["device 'warp' is not usable here"]),
+        (["sweep", "galaxy"], ["scale 'galaxy' has no plan", "laptop"]),
+        (["sweep", "smoke", "--part", "2/2"], ["part '2/2'", "try 0/2"]),
+        (["sweep", "smoke", "--part", "half"], ["part 'half'"]),
+        (["check", "--store", "no-such-folder"], ["store no-such-folder does not exist"]),
+    ],
+)
+def test_mistake_is_said_in_one_line(refused, arguments, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = refused(*arguments)
+    assert all(part in message for part in said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage_errors_have_a_status_too(cli):
+    assert cli("cram", "--lenght", 3)[0] == 2
+    assert cli("sweep")[0] == 2
+    assert cli("sweep", "smoke", "--threads", 0)[0] == 2
+
+
+# Sweeps
+
+
+def test_sweep_runs_what_is_pending_and_check_confirms_it(cli, plan, tmp_path):
+    store = tmp_path / "results"
+    code, out, _ = cli("sweep", plan, "--store", store, "--part", "0/2")
+    assert (code, out) == (0, f"2 runs stored in {store}, 2 there now\n")
+    code, out, _ = cli("sweep", plan, "--store", store, "--compact", "--threads", 1)
+    assert (code, out) == (0, f"1 runs stored in {store}, 3 there now\n")
+    assert len(list(store.glob("*.parquet"))) == 1
+    code, out, _ = cli("check", "--store", store)
+    assert (code, out) == (0, "3 vectors decoded, 0 claim to be exact, 0 are; 0 of at least 32 tokens\n")
+
+
+def test_check_of_the_smoke_plan(cli, smoke):
+    before = contents(smoke)
+    code, out, _ = cli("check", "--store", smoke)
+    exact = int(Store(smoke).frame()["exact"].sum())
+    assert exact > 0
+    assert (code, out) == (0, f"10 vectors decoded, {exact} claim to be exact, {exact} are; 0 of at least 32 tokens\n")
+    assert contents(smoke) == before
+
+
+def test_check_names_what_is_not_exact_and_fails(cli, smoke):
+    row = Store(smoke).frame().query("exact").iloc[0]
+    [path] = [path for path in smoke.glob("*.safetensors") if row["key"] in load_file(path)]
+    save_file({row["key"]: torch.zeros(1, 64)}, path)
+    code, out, _ = cli("check", "--store", smoke)
+    assert code == 1
+    assert out.splitlines()[1:] == [f"not exact: {row['passage']}, {row['length']} tokens, key {row['key']}"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "safetensors"])
+@pytest.mark.parametrize("how", ["truncated", "overwritten"])
+@pytest.mark.parametrize("command", ["check", "sweep"])
+def test_damaged_file_is_named_and_nothing_else_touched(cli, refused, smoke, kind, how, command):
+    path = sorted(smoke.glob(f"*.{kind}"))[0]
+    blob = path.read_bytes()
+    path.write_bytes(blob[: len(blob) // 2] if how == "truncated" else b"\x7fELF" * 99)
+    before = contents(smoke)
+    arguments = ["check"] if command == "check" else ["sweep", "smoke", "--compact"]
+    if (kind, command) == ("safetensors", "sweep"):
+        # Nothing is pending, so only merging the shards comes across the damage.
+        code, out, err = cli(*arguments, "--store", smoke)
+        assert (code, out) == (2, "")
+        message = err.splitlines()[-1]
+    else:
+        message = refused(*arguments, "--store", smoke)
+    assert path.name in message
+    assert "is damaged" in message
+    assert "restore it from git, or delete" in message
+    assert contents(smoke) == before
+
+
+def test_store_that_cannot_be_written(refused, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "score", lambda *_, **__: pytest.fail("crammed in vain"))
+    (tmp_path / "file").write_text("kept")
+    before = contents(tmp_path)
+    message = refused("sweep", plan, "--store", tmp_path / "file" / "results")
+    assert str(tmp_path / "file" / "results") in message
+    assert "cannot be written (Not a directory): make it writable, or name another" in message
+    assert contents(tmp_path) == before
+
+
+def test_store_that_becomes_read_only_keeps_what_it_has(refused, cli, plan, tmp_path, monkeypatch):
+    store = tmp_path / "results"
+    cli("sweep", plan, "--store", store, "--part", "0/3")
+    before = contents(store)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    # Root may write anything, so a read-only folder is acted out.
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert "(Permission denied): make it writable" in refused("sweep", plan, "--store", store)
+    assert contents(store) == before
+
+
+# Ctrl-C
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Ctrl-C, the real signal, at the n-th step."""
+
+    def at(step: int) -> None:
+        score, calls = engine.score, []
+
+        def interrupted(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) == step:
+                signal.raise_signal(signal.SIGINT)
+            return score(*arguments, **options)
+
+        monkeypatch.setattr(engine, "score", interrupted)
+
+    return at
+
+
+def test_interrupted_sweep_says_how_far_it_got(cli, plan, tmp_path, ctrl_c):
+    store = tmp_path / "results"
+    ctrl_c(4)
+    code, out, err = cli("sweep", plan, "--store", store)
+    assert (code, out) == (130, "")
+    # Below the bar, whose line ends where the interruption came.
+    assert err.splitlines()[-1] == f"cramming: interrupted: 1 runs are stored in {store}, call again to go on"
+    assert "Traceback" not in err
+    code, out, _ = cli("sweep", plan, "--store", store)
+    assert (code, out) == (0, f"2 runs stored in {store}, 3 there now\n")
+
+
+def test_interrupted_cram_shows_what_it_has(cli, ctrl_c):
+    ctrl_c(2)
+    code, out, err = cli("cram", "--text", "interrupted", "--model", "tiny-llama")
+    assert code == 130
+    assert out.splitlines()[0].startswith("text: not exact, ")
+    assert out.splitlines()[0].endswith("(interrupted)")
+    assert "Traceback" not in err
