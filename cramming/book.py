@@ -172,10 +172,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
 
 
 def build(root: Path) -> Path:
-    """Render the staged tree with Jupyter Book, every warning an error, and put the pages in _site.
-
-    Returns:
-        Path of index.html.
+    """Render the staged tree with Jupyter Book, every warning an error, put the pages in _site, return index.html.
 
     Raises:
         CrammingError: Jupyter Book failed; its log is printed, and the pages of an earlier build stay.

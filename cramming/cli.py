@@ -98,9 +98,10 @@ def sweep(
     if threads:
         torch.set_num_threads(threads)
     plan, target = load_plan(scale), Store(store) if store else store_of(scale)
-    share = _part(part)
+    share, stored = _part(part), 0
     try:
-        stored = run(plan, models.load(plan.model, dtype=plan.dtype), target, part=share)
+        for name in plan.models:
+            stored += run(plan, models.load(name, dtype=plan.dtype), target, part=share)
     except KeyboardInterrupt:
         _say(f"interrupted: {len(target.keys())} runs are stored in {target.root}, call again to go on")
         raise typer.Exit(130) from None

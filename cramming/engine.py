@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ def cram(
     waiting, active, results = list(runs), list[_Run](), dict[int, Cram]()
     saved = shown = time.monotonic()
     pack, total = packs(lm), sum(run.scored for run in runs)
-    with tqdm(total=total, unit="token", disable=not progress, desc=f"cram {recipe.name}", smoothing=0.05) as bar:
+    with progress_bar(total, "token", f"cram {recipe.name}", wanted=progress) as bar:
         try:
             while waiting or active:
                 while waiting and len(active) < batch:
@@ -448,6 +448,12 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
+
+
+def progress_bar(total: int, unit: str, title: str, *, wanted: bool) -> tqdm:
+    """A bar on stderr. If it is wanted, TQDM_DISABLE in the environment still has the last word."""
+    options: dict[str, Any] = {} if wanted else {"disable": True}
+    return tqdm(total=total, unit=unit, desc=title, smoothing=0.05, **options)
 
 
 def _generator(passage: Passage, seed: int) -> torch.Generator:

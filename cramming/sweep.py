@@ -14,11 +14,10 @@ import torch
 import transformers
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tqdm import tqdm
 
 from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
-from cramming.engine import Cram, State, Step, cram
+from cramming.engine import Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
 from cramming.models import FrozenLM, load
@@ -60,13 +59,18 @@ class Experiment(BaseModel):
 
 
 class Plan(BaseModel):
-    """A model and the experiments to run on it; one file under data/plans."""
+    """One or more models and the experiments to run on each; one file under data/plans."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
+    model: str | tuple[str, ...]
     dtype: str = "float32"
     experiments: tuple[Experiment, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, however many."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
 
 class Executor(Protocol):
@@ -221,15 +225,22 @@ def results(scale: str, *, store: Store | None = None, progress: bool = True) ->
         scale: Name of a plan or path of one, see `load_plan`.
         store: Where results are looked up and go; by default `store_of` the scale.
         progress: Whether to show bars while something is computed.
+
+    Returns:
+        The store's frame, and the column provenance: which weights, in a phrase.
     """
     plan, store = load_plan(scale), store or store_of(scale)
-    lm = load(plan.model, dtype=plan.dtype)
-    sweep(plan, lm, store, progress=progress)
-    wanted = {
-        key_of(lm, experiment, passage) for experiment in plan.experiments for passage in offered(experiment, lm)
-    }
+    provenance: dict[str, str] = {}
+    for name in plan.models:
+        lm = load(name, dtype=plan.dtype)
+        sweep(plan, lm, store, progress=progress)
+        keys = (
+            key_of(lm, experiment, passage) for experiment in plan.experiments for passage in offered(experiment, lm)
+        )
+        provenance |= dict.fromkeys(keys, lm.provenance)
     frame = store.frame()
-    return frame[frame["key"].isin(wanted)].reset_index(drop=True)
+    frame = frame[frame["key"].isin(provenance.keys())].reset_index(drop=True)
+    return frame.assign(provenance=frame["key"].map(provenance))
 
 
 def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:
@@ -243,7 +254,7 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
     """
     frame, vectors = store.frame(), store.vectors()
     exact, margins = {}, {}
-    with tqdm(total=len(frame), unit="vector", desc="check", disable=not progress) as bar:
+    with progress_bar(len(frame), "vector", "check", wanted=progress) as bar:
         for (name, dtype), rows in frame.groupby(["model", "dtype"]):
             lm = load(str(name), device=device, dtype=str(dtype))
             for row in rows.itertuples():

@@ -8,6 +8,7 @@ import pandas as pd
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
+from cramming.recipes import Recipe
 
 
 def horizons(results: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +189,14 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(ledger["quantity"].str.replace("_", " "), ledger["verdict"], margins=True, margins_name="all")
 
 
-def provenance(results: pd.DataFrame) -> str:
+def setting(results: pd.DataFrame) -> str:
+    """Model, weights and number of mem vectors, for captions."""
+    weights = results[["model", "provenance"]].drop_duplicates().itertuples(index=False)
+    vectors = "one mem vector" if (results["n_vectors"] == 1).all() else "mem vectors as stated"
+    return "; ".join(f"{row.model} ({row.provenance})" for row in weights) + f", {vectors}"
+
+
+def cost(results: pd.DataFrame) -> str:
     """One line for captions: machine, number format, versions and total cost of the runs."""
     parts = [", ".join(sorted(results[column].unique())) for column in ("device", "dtype", "versions")]
     hours = results["cpu_seconds"].sum() / 3600
@@ -203,6 +211,11 @@ def _widths() -> pd.DataFrame:
     """Width and vocabulary of the models whose bound a table states, by the names `cramming.models.load` gives."""
     ours = pd.DataFrame({"hidden_size": [576], "vocab_size": [49152]}, index=["smollm2-135m"])
     return pd.concat([ours, published("models").set_index("name")[["hidden_size", "vocab_size"]]])
+
+
+def budgets(results: pd.DataFrame) -> str:
+    """What ended runs that were never solved, for captions."""
+    return "; ".join(sorted({Recipe.model_validate_json(text).budget for text in results["recipe_json"]}))
 
 
 def _some(results: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -367,13 +367,13 @@ def test_patience_counts_from_the_best_accuracy(tiny_llama, prose):
 
 
 def test_margin_to_stop_at(tiny_llama, prose):
-    [easy] = cram(tiny_llama, [from_text("it", tiny_llama.tokenizer)], recipe("best", max_steps=80), progress=False)
+    [easy] = cram(tiny_llama, [from_text("it", tiny_llama.tokenizer)], recipe("best", max_steps=50), progress=False)
     assert easy.solved
     assert easy.trace[-1][3] == 1.0
     # The same with a margin that is out of reach runs into its budget, though every token is right for a while.
-    how = recipe("best", max_steps=80, stop_margin=1e6, focus=1.0)
+    how = recipe("best", max_steps=50, stop_margin=1e6, focus=1.0)
     [strict] = cram(tiny_llama, [from_text("it", tiny_llama.tokenizer)], how, progress=False)
-    assert (strict.ended, strict.solved, strict.steps) == ("budget", False, 80)
+    assert (strict.ended, strict.solved, strict.steps) == ("budget", False, 50)
 
 
 def test_growing_prefix(tiny_llama, prose):
