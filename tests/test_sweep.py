@@ -17,7 +17,19 @@ from cramming import CrammingError, engine, texts
 from cramming.engine import Cram
 from cramming.recipes import Recipe, recipe
 from cramming.store import Store
-from cramming.sweep import Experiment, Plan, key_of, load_plan, pending, recheck, results, row_of, store_of, sweep
+from cramming.sweep import (
+    PLANS,
+    Experiment,
+    Plan,
+    key_of,
+    load_plan,
+    pending,
+    recheck,
+    results,
+    row_of,
+    store_of,
+    sweep,
+)
 from cramming.texts import passages
 from tests.conftest import contents, model
 
@@ -270,6 +282,19 @@ def test_results_are_those_of_the_plan_and_computed_where_missing(store, tmp_pat
     assert contents(store.root) == before
 
 
+def test_plan_of_several_models_holds_the_runs_of_each(store, tmp_path):
+    path = tmp_path / "mine.yaml"
+    both = Plan(model=("tiny-llama", "tiny-opt"), experiments=(experiment(n=1),))
+    path.write_text(yaml.safe_dump(both.model_dump(mode="json")))
+    assert load_plan(str(path)).models == ("tiny-llama", "tiny-opt")
+    frame = results(str(path), store=store, progress=False).set_index("model")
+    assert sorted(frame.index) == ["tiny-llama", "tiny-opt"]
+    for name in both.models:
+        assert frame.loc[name, "model_digest"] == model(name).digest
+        assert frame.loc[name, "provenance"] == model(name).provenance
+    assert recheck(store, device="cpu", progress=False)["model"].tolist() == ["tiny-llama", "tiny-opt"]
+
+
 def test_each_plan_has_a_store_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr("cramming.sweep.RESULTS", tmp_path)
     assert store_of("laptop").root == tmp_path / "laptop"
@@ -361,7 +386,7 @@ def test_empty_store_has_nothing_to_check(store):
 # Plans
 
 
-@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+@pytest.mark.parametrize("scale", sorted(path.stem for path in PLANS.glob("*.yaml")))
 def test_shipped_plans_can_be_carried_out(scale):
     wanted = load_plan(scale)
     for entry in wanted.experiments:
@@ -376,7 +401,9 @@ def test_plan_of_ones_own(tmp_path):
 
 
 def test_plan_there_is_none_of():
-    fails("scale 'galaxy' has no plan: use one of laptop, paper, smoke, or the path of a YAML file", load_plan, "galaxy")
+    fails(
+        "scale 'galaxy' has no plan: use one of laptop, paper, smoke, or the path of a YAML file", load_plan, "galaxy"
+    )
     fails("scale 'none.yaml' has no plan", load_plan, "none.yaml")
 
 

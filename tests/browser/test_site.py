@@ -65,6 +65,7 @@ def browser():
 def page(browser, site):
     """A new page that remembers what went wrong on it, in `page.faults`."""
     new = browser.new_page(viewport={"width": 1280, "height": 900})
+    new.set_default_timeout(120_000)  # a busy machine is no fault of the page
     new.faults = []
     new.on("console", lambda m: m.type in ("error", "warning") and new.faults.append(f"console: {m.text}"))
     new.on("pageerror", lambda error: new.faults.append(f"exception: {error}"))
@@ -79,7 +80,7 @@ def page(browser, site):
 
 def open_page(page: Page, address: str) -> None:
     page.goto(address, wait_until="load")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(200)  # what scripts do once the page is there
 
 
 @pytest.mark.parametrize("name", pages())
@@ -87,8 +88,9 @@ def test_page(page, site, name):
     open_page(page, site + name)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     assert page.faults == []
-    assert page.locator("h1").count() == 1
-    assert page.locator("h1").inner_text().strip("# \n")
+    # The theme repeats the title for print, hidden on screen.
+    titles = [title for title in page.locator("h1:visible").all_inner_texts() if title.strip("# \n")]
+    assert len(titles) == 1, titles
     images = page.eval_on_selector_all(
         "img", "all => all.map(i => ({src: i.src.slice(0, 90), alt: i.alt, width: i.complete ? i.naturalWidth : 0}))"
     )
@@ -97,13 +99,8 @@ def test_page(page, site, name):
     links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
     inside = {unquote(urldefrag(link).url.removeprefix(site)) for link in links if link.startswith(site)}
     assert [link for link in sorted(inside) if not (SITE / link).exists()] == [], "links to nothing"
-
-
-@pytest.mark.parametrize("name", pages())
-def test_page_fits_a_telephone(page, site, name):
     page.set_viewport_size({"width": 400, "height": 800})
-    open_page(page, site + name)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400, "wider than a telephone"
 
 
 def test_the_site_opens_on_the_landing_page(page, site):
@@ -125,5 +122,5 @@ def test_formulas_are_set(page, site):
 
 def test_search_finds_a_word(page, site):
     open_page(page, f"{site}search.html?q=margin")
-    page.wait_for_selector("ul.search li a", timeout=20_000)
+    page.wait_for_selector("ul.search li a")
     assert page.faults == []
