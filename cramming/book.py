@@ -136,15 +136,16 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 
 
 def machine_paths(notebook: NotebookNode, root: Path) -> list[str]:
-    """Cells whose outputs name the home, the repository, the environment or the temporary folder: `cell 3: /tmp`."""
+    """Cells whose outputs name the home, the repository, the environment or the temporary folder: `cell 3: /tmp/x`."""
     places = {str(Path.home()), str(root.resolve()), sys.prefix, tempfile.gettempdir()} - {"/"}
-    pattern = re.compile(r"(?<![\w.~/-])(" + "|".join(map(re.escape, sorted(places, key=len)[::-1])) + r")(?![\w-])")
+    named = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+    pattern = re.compile(rf"""(?<![\w.~/-])({named})(?![\w-])[^\s"'\\<]*""")
     found = []
     for number, cell in enumerate(_own_cells(notebook), start=1):
         for output in cell.get("outputs", []):
             data = {kind: value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")}
             if match := pattern.search(json.dumps({**output, "data": data}, ensure_ascii=False)):
-                found.append(f"cell {number}: {match[1]}")
+                found.append(f"cell {number}: {match[0]}")
     return found
 
 
