@@ -92,6 +92,7 @@ def mem_numbers(mem: torch.Tensor, embeddings: torch.Tensor) -> Figure:
     )
     right.hist(scaled, bins, density=True, histtype="step", linewidth=2, color=COLOURS[0], label="mem vector")
     right.set(xlabel="number / root mean square", ylabel="density", title="Their distribution")
+    right.margins(y=0.3)
     right.legend()
     return figure
 
