@@ -54,8 +54,8 @@ def test_budget_is_kept(grown, prose):
 def test_whole_passage_is_a_horizon_too(tiny_llama, solved_llama):
     [result] = horizon(tiny_llama, [solved_llama.passage], HOW, start=[solved_llama.mem], progress=False)
     assert (result.length, result.run.ended) == (4, "solved")
-    # The prefix of 2 was exact at once, and so was the whole.
-    assert result.run.steps <= 10
+    # The prefix of 2 was exact at once, and the whole sooner than from noise.
+    assert result.run.steps < solved_llama.steps
 
 
 def test_results_are_handed_over_as_they_come(tiny_llama, prose, grown):
