@@ -153,7 +153,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
     Stored vectors are left out: no page shows them and they are large. With CRAMMING_REPOSITORY_URL set to the address
-    of a public repository, pages get buttons that lead to their source there.
+    of a public repository, pages get buttons that lead to their source there and run it on Binder.
     """
     place = root / target
     shutil.rmtree(place, ignore_errors=True)
@@ -166,8 +166,9 @@ def stage(root: Path, target: str = "_stage") -> Path:
             shutil.copy2(root / name, place / name)
     if address := os.environ.get("CRAMMING_REPOSITORY_URL"):
         config = yaml.safe_load((place / "_config.yml").read_text(encoding="utf-8"))
-        config["repository"] = {"url": address, "branch": "main"}
-        config["html"] = config.get("html", {}) | {"use_repository_button": True, "use_issues_button": True}
+        theme = config["sphinx"]["config"]["html_theme_options"]
+        theme |= {"repository_url": address, "repository_branch": "main", "use_repository_button": True}
+        theme["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
         (place / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return place
 

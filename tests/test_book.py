@@ -174,7 +174,7 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
     files = ["_config.yml", "_toc.yml", "book/index.md", "data/a.csv", "data/v.safetensors", "README.md", ".git/x"]
     for name in files:
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text("title: x\n")
+        (root / name).write_text("{title: x, sphinx: {config: {html_theme_options: {a: 1}}}}\n")
     (root / "_stage").mkdir()
     (root / "_stage" / "left_from_before").touch()
     staged = book.stage(root)
@@ -183,9 +183,10 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
     assert all((staged / name).read_bytes() == (root / name).read_bytes() for name in found)
     monkeypatch.setenv("CRAMMING_REPOSITORY_URL", "https://example.org/cramming")
     config = yaml.safe_load((book.stage(root) / "_config.yml").read_text())
-    assert config["title"] == "x"
-    assert config["repository"]["url"] == "https://example.org/cramming"
-    assert config["html"]["use_repository_button"]
+    theme = config["sphinx"]["config"]["html_theme_options"]
+    assert (config["title"], theme["a"]) == ("x", 1)
+    assert theme["repository_url"] == "https://example.org/cramming"
+    assert theme["use_repository_button"]
 
 
 @pytest.mark.slow

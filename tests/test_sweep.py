@@ -402,7 +402,9 @@ def test_plan_of_ones_own(tmp_path):
 
 def test_plan_there_is_none_of():
     fails(
-        "scale 'galaxy' has no plan: use one of laptop, laptop-long, paper, smoke, or the path of a YAML file", load_plan, "galaxy"
+        "scale 'galaxy' has no plan: use one of laptop, laptop-long, paper, smoke, or the path of a YAML file",
+        load_plan,
+        "galaxy",
     )
     fails("scale 'none.yaml' has no plan", load_plan, "none.yaml")
 
