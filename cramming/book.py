@@ -187,6 +187,9 @@ def build(root: Path) -> Path:
     if done.returncode:
         print(done.stdout, file=sys.stderr)
         raise CrammingError(f"the book did not build: {done.stdout.count('WARNING:')} warnings, all in the log above")
+    # Jupyter Book's front page only leads on to the first one, and lets the browser ask for an icon that is not there.
+    front = staged / "_build" / "html" / "index.html"
+    front.write_text('<link rel="icon" href="_static/favicon.svg">\n' + front.read_text(encoding="utf-8"), "utf-8")
     if site.exists():
         site.rename(staged / "site_before")
     (staged / "_build" / "html").rename(site)
