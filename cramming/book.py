@@ -187,12 +187,13 @@ def build(root: Path) -> Path:
     if done.returncode:
         print(done.stdout, file=sys.stderr)
         raise CrammingError(f"the book did not build: {done.stdout.count('WARNING:')} warnings, all in the log above")
-    # Jupyter Book's front page only leads on to the first one, and lets the browser ask for an icon that is not there.
-    front = staged / "_build" / "html" / "index.html"
-    front.write_text('<link rel="icon" href="_static/favicon.svg">\n' + front.read_text(encoding="utf-8"), "utf-8")
+    # The front page only leads on to the first one and names no icon, so browsers ask for the one every site may have.
+    pages = staged / "_build" / "html"
+    if (icon := pages / "_static" / "favicon.svg").exists():
+        shutil.copy2(icon, pages / "favicon.ico")
     if site.exists():
         site.rename(staged / "site_before")
-    (staged / "_build" / "html").rename(site)
+    pages.rename(site)
     return site / "index.html"
 
 
