@@ -80,6 +80,7 @@ def cram(
 def sweep(
     scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")],
     store: Annotated[Path | None, _STORE] = None,
+    page: Annotated[str | None, typer.Option(help="only what this notebook shows, say sphere")] = None,
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
     threads: Annotated[int | None, typer.Option(min=1, help="threads of this process; default all cores")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
@@ -97,7 +98,7 @@ def sweep(
 
     if threads:
         torch.set_num_threads(threads)
-    plan, target = load_plan(scale), Store(store) if store else store_of(scale)
+    plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
     try:
         for name in plan.models:

@@ -29,19 +29,25 @@ PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
 
 
 class Experiment(BaseModel):
-    """Passages of one source under one recipe: one entry of a plan."""
+    """Passages of one source, or of several, under one recipe: one entry of a plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["cram", "horizon"]
     recipe: str
     changes: dict[str, Any] = Field(default_factory=dict, description="fields of the recipe that differ")
-    source: str
-    n: int = Field(ge=1, description="passages")
+    source: str | tuple[str, ...]
+    n: int = Field(ge=1, description="passages of each source")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of a passage; for a horizon, tokens on offer")
     n_vectors: int = Field(1, ge=1)
     seed: int = 0
     batch: int = Field(4, ge=1)
+    pages: tuple[str, ...] = Field((), description="notebooks that show it, by their file's stem; none: every one")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, however many."""
+        return (self.source,) if isinstance(self.source, str) else self.source
 
     def resolved(self) -> Recipe:
         """The recipe with its changes.
@@ -71,6 +77,18 @@ class Plan(BaseModel):
     def models(self) -> tuple[str, ...]:
         """Names of the models, however many."""
         return (self.model,) if isinstance(self.model, str) else self.model
+
+    def of(self, page: str | None) -> Plan:
+        """The part of the plan that a page shows; without a page, all of it.
+
+        Raises:
+            CrammingError: If the plan has nothing for that page.
+        """
+        some = tuple(e for e in self.experiments if page is None or not e.pages or page in e.pages)
+        if not some:
+            known = ", ".join(sorted({name for e in self.experiments for name in e.pages}))
+            raise CrammingError(f"the plan has nothing for page {page!r}: it has some for {known}")
+        return self.model_copy(update={"experiments": some})
 
 
 class Executor(Protocol):
@@ -128,7 +146,8 @@ def offered(experiment: Experiment, lm: FrozenLM) -> list[Passage]:
     return [
         passage
         for length in experiment.lengths
-        for passage in passages(experiment.source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
+        for source in experiment.sources
+        for passage in passages(source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
     ]
 
 
@@ -218,18 +237,21 @@ class _Unfinished:
         self.store.checkpoint(key_of(self.lm, self.experiment, passage), state)
 
 
-def results(scale: str, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
+def results(
+    scale: str, page: str | None = None, *, store: Store | None = None, progress: bool = True
+) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
     Args:
         scale: Name of a plan or path of one, see `load_plan`.
+        page: The notebook's name, if only the runs that it shows are wanted.
         store: Where results are looked up and go; by default `store_of` the scale.
         progress: Whether to show bars while something is computed.
 
     Returns:
         The store's frame, and the column provenance: which weights, in a phrase.
     """
-    plan, store = load_plan(scale), store or store_of(scale)
+    plan, store = load_plan(scale).of(page), store or store_of(scale)
     provenance: dict[str, str] = {}
     for name in plan.models:
         lm = load(name, dtype=plan.dtype)

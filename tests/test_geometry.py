@@ -1,0 +1,50 @@
+"""How far layers turn a mem vector, and whether gradients agree between neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cramming import CrammingError
+from cramming.geometry import gradient_agreement, random_directions, turning
+from cramming.texts import from_text
+
+
+def test_directions_are_on_the_sphere_and_repeat(tiny):
+    one = random_directions(tiny, 3)
+    torch.testing.assert_close(one.square().mean(1), torch.ones(3))
+    torch.testing.assert_close(one, random_directions(tiny, 3))
+    assert not torch.allclose(one, random_directions(tiny, 3, seed=1))
+
+
+def test_a_longer_vector_is_turned_less(tiny):
+    frame = turning(tiny, random_directions(tiny, 4), [1, 30, 1000])
+    assert (frame.loc[frame["layer"] == 0, "degrees"] < 1e-3).all()
+    last = frame[frame["layer"] == frame["layer"].max()].groupby("radius")["degrees"].mean()
+    assert last[1] > last[30] > last[1000]
+    assert len(frame) == 3 * 4 * tiny.model.config.num_hidden_layers
+
+
+def test_the_length_given_does_not_count(tiny_llama):
+    some = random_directions(tiny_llama, 2)
+    once, again = turning(tiny_llama, some, [1]), turning(tiny_llama, some * 7, [1])
+    torch.testing.assert_close(torch.tensor(once["degrees"]), torch.tensor(again["degrees"]), atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture
+def two(tiny):
+    return [from_text(text, tiny.tokenizer) for text in ("To be, or not", "that is the Q")]
+
+
+def test_a_gradient_agrees_with_itself_and_less_with_others(tiny, two):
+    frame = gradient_agreement(tiny, two, [1000], [0, 1, 90])
+    assert (frame.loc[frame["degrees"] == 0, "cosine"] > 0.9999).all()
+    mean = frame.groupby("degrees")["cosine"].mean()
+    assert mean[1] > mean[90]
+    assert (frame["nats"] > 0).all()
+
+
+def test_passages_of_two_lengths_are_refused(tiny_llama):
+    some = [from_text(text, tiny_llama.tokenizer) for text in ("one", "three")]
+    with pytest.raises(CrammingError, match=r"lengths \[3, 5\]"):
+        gradient_agreement(tiny_llama, some, [1], [1])
