@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cramming import metrics
+from cramming import metrics, tables
 from cramming.engine import Cram
 
 # Dark, middle and light in this order, so that they stay apart in grey; markers tell them apart a second time.
@@ -208,4 +208,133 @@ def protocols(comparison: pd.DataFrame) -> Figure:
                   textcoords="offset points", fontsize="small")  # fmt: skip
     axis.set(xlabel="tokens of the passage", ylabel="share", ylim=(-0.04, 1.12), xticks=sorted(set(lengths)))
     axis.legend(loc="lower left")
+    return figure
+
+
+@_styled
+def arms(frame: pd.DataFrame) -> Figure:
+    """Share of tokens right against the root mean square of mem, on the sphere and free.
+
+    Args:
+        frame: `cramming.tables.arms`, of one model and number format.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    sphere = frame[frame["mem"] == "sphere"]
+    usual = sphere["lr"].mode().max()
+    line, others = sphere[sphere["lr"] == usual].sort_values("rms_start"), sphere[sphere["lr"] != usual]
+    free = frame[(frame["mem"] == "free") & frame["rms_start"].notna()]
+    for some, colour, marker, style, label in (
+        (line, COLOURS[0], "o", "-", f"on a sphere, learning rate {usual:g}"),
+        (others, COLOURS[2], "D", "none", "on a sphere, other rates"),
+        (free, COLOURS[1], "s", "none", "free, from a start of that size"),
+    ):
+        if some.empty:
+            continue
+        spread = np.abs(some[["low", "high"]].to_numpy().T - some["right"].to_numpy())
+        axis.errorbar(some["rms_start"], some["right"], yerr=spread, color=colour, marker=marker, linestyle=style,
+                      capsize=2, label=label, markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
+    for row in pd.concat([others, free]).itertuples():
+        axis.annotate(f"{row.lr:g}", (row.rms_start, row.right), (6, 0), textcoords="offset points", fontsize="small",
+                      va="center")  # fmt: skip
+    axis.set(xscale="log", xlabel="root mean square of mem's numbers, at the start if free (log scale)",
+             ylabel="share of tokens right", ylim=(0, 1.08))  # fmt: skip
+    axis.legend(loc="best", fontsize="small")
+    return figure
+
+
+@_styled
+def turning(frame: pd.DataFrame) -> Figure:
+    """How far layers have turned the residual stream at mem's position, one line a radius, mean over directions.
+
+    Args:
+        frame: `cramming.geometry.turning`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    mean = frame.pivot_table("degrees", "layer", "radius")
+    for place, (radius, line) in enumerate(mean.items()):
+        shade = plt.get_cmap("cividis")(place / max(1, mean.shape[1] - 1) * 0.85)
+        axis.plot(line.index, line, color=shade, linewidth=1.8)
+        axis.annotate(f"S = {radius:g}", (line.index[-1], line.iloc[-1]), (5, 0), textcoords="offset points",
+                      color=shade, va="center", fontsize="small")  # fmt: skip
+    axis.axhline(90, color="#777777", linewidth=1, linestyle="--")
+    axis.annotate("at right angles: nothing of mem's direction is left", (0, 90), (4, 4), textcoords="offset points",
+                  fontsize="small")  # fmt: skip
+    axis.set(xlabel="layer whose input is looked at", ylabel="degrees away from mem", ylim=(-3, 105),
+             xlim=(0, mean.index[-1] * 1.14))  # fmt: skip
+    return figure
+
+
+@_styled
+def gradient_agreement(frame: pd.DataFrame) -> Figure:
+    """Cosine between the gradients at two directions, against the angle between them, one line a radius.
+
+    Args:
+        frame: `cramming.geometry.gradient_agreement`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    mean = frame.pivot_table("cosine", "degrees", "radius")
+    for place, (radius, line) in enumerate(mean.items()):
+        shade = plt.get_cmap("cividis")(place / max(1, mean.shape[1] - 1) * 0.85)
+        style, marker = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))[place % 4]
+        axis.plot(line.index, line, color=shade, linestyle=style, marker=marker, label=f"S = {radius:g}")
+    axis.set(xscale="log", xlabel="degrees between the two directions (log scale)", ylabel="cosine of the gradients",
+             ylim=(-0.1, 1.05), xticks=list(mean.index), xticklabels=[f"{x:g}" for x in mean.index])  # fmt: skip
+    axis.minorticks_off()
+    axis.legend(fontsize="small", ncols=2)
+    return figure
+
+
+@_styled
+def step_cost(steps: pd.DataFrame) -> Figure:
+    """Seconds a passage and step, as passages, tokens or mem vectors grow; each axis logarithmic.
+
+    Args:
+        steps: `cramming.tables.step_cost`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
+    for axis, (what, column, label) in zip(
+        axes,
+        (
+            ("passages", "passages", "passages at once (32 tokens each)"),
+            ("tokens", "tokens", "tokens of a passage (8 at once)"),
+            ("vectors", "n_vectors", "mem vectors (8 passages of 32 tokens)"),
+        ),
+        strict=True,
+    ):
+        some = steps[steps["what"] == what]
+        each = some["seconds"] / some["passages"]
+        axis.plot(some[column], each, color=COLOURS[0], marker="o")
+        for x, y, share in zip(some[column], each, some["share"], strict=True):
+            axis.annotate(f"{share:.0%}", (x, y), (0, 7), textcoords="offset points", fontsize="x-small", ha="center")
+        axis.set(xscale="log", yscale="log", xlabel=label, xticks=list(some[column]),
+                 xticklabels=[f"{x}" for x in some[column]], ylim=(each.min() / 2, each.max() * 2))  # fmt: skip
+        axis.minorticks_off()
+    axes[0].set(ylabel="seconds a passage and step")
+    return figure
+
+
+@_styled
+def exact_against_passes(results: pd.DataFrame, passages: Collection[str]) -> Figure:
+    """Exact tokens against token passes, one curve a system, mean over passages.
+
+    Args:
+        results: Rows of the store.
+        passages: Ids of the passages that every system was run on.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    some = results[results["passage"].isin(list(passages))]
+    styles = {"paper": (COLOURS[2], ":"), "progressive": (COLOURS[1], "--"), "horizon": (COLOURS[0], "-")}
+    for system, (colour, style) in styles.items():
+        curves = [tables.exact_curve(runs) for _, runs in some[some["recipe"] == system].groupby("passage")]
+        if not curves:
+            continue
+        grid = np.geomspace(100, max(passes[-1] for passes, _ in curves), 300)
+        # Each curve is a staircase that stays at its last step once its run has ended.
+        lines = [tokens[np.searchsorted(passes, grid, side="right") - 1] for passes, tokens in curves]
+        label = f"{tables.SYSTEMS[system]} (n = {len(curves)})"
+        axis.plot(grid, np.mean(lines, axis=0), color=colour, linestyle=style, linewidth=2.2, label=label)
+    axis.set(xscale="log", xlabel="token passes spent on a passage (log scale)", ylabel="exact tokens, mean",
+             ylim=(0, None))  # fmt: skip
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.legend()
     return figure

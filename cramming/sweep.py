@@ -237,9 +237,7 @@ class _Unfinished:
         self.store.checkpoint(key_of(self.lm, self.experiment, passage), state)
 
 
-def results(
-    scale: str, page: str | None = None, *, store: Store | None = None, progress: bool = True
-) -> pd.DataFrame:
+def results(scale: str, page: str | None = None, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
     Args:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+import torch
 
 from cramming import metrics
 from cramming.errors import CrammingError
@@ -101,6 +104,180 @@ def protocols(results: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+SYSTEMS = {"paper": "the paper's protocol", "progressive": "progressive, as published", "horizon": "ours"}
+
+
+def systems(results: pd.DataFrame) -> pd.DataFrame:
+    """What an exact token costs by each of three systems, on the passages that all of them were run on.
+
+    The paper's protocol crams one length after the other, each from scratch. Its exact tokens are the longest length
+    that decodes exactly (token 0 given) before the first that does not, and it pays for that failure too: without it,
+    nobody would know where to stop. Lengths beyond are not counted against it.
+
+    Returns:
+        One row a system and passage: system (`SYSTEMS`), passage, exact (tokens), token_passes, steps, cpu_seconds.
+    """
+    rows = []
+    for run in _some(results, "horizon").query("recipe in ('progressive', 'horizon')").itertuples():
+        rows.append((run.recipe, run.passage, run.length, run.token_passes, run.steps, run.cpu_seconds))
+    paper = results[(results["kind"] == "cram") & (results["recipe"] == "paper")].sort_values("length")
+    for passage, runs in paper.groupby("passage"):
+        failed = (~runs["exact"]).to_numpy().argmax() if not runs["exact"].all() else len(runs) - 1
+        exact = runs.iloc[: failed + 1].loc[runs["exact"], "length"].max()
+        cost = runs.iloc[: failed + 1][["token_passes", "steps", "cpu_seconds"]].sum()
+        rows.append(("paper", passage, 0 if exact != exact else int(exact), *cost))
+    columns = ["system", "passage", "exact", "token_passes", "steps", "cpu_seconds"]
+    frame = pd.DataFrame(rows, columns=columns)
+    shared = frame.groupby("passage")["system"].transform("nunique") == frame["system"].nunique()
+    order = frame["system"].map(list(SYSTEMS).index)
+    return frame[shared].assign(order=order).sort_values(["order", "passage"], ignore_index=True).drop(columns="order")
+
+
+def exact_curve(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Exact tokens of one passage against the token passes spent on it by one system, as a staircase from (0, 0).
+
+    Args:
+        runs: Rows of one passage and system: a horizon, or the paper's crams of several lengths.
+    """
+    if (runs["kind"] == "horizon").all():
+        (run,) = runs.itertuples()
+        how = Recipe.model_validate_json(run.recipe_json)
+        lengths, passes = np.asarray(run.trace_length), np.asarray(run.trace_token_passes)
+        # The prefix under optimisation runs ahead of the exact one by a block.
+        ahead = how.growth.block if how.growth else 0
+        exact = np.where(lengths > lengths[0], lengths - ahead, 0)
+        passes, exact = np.append(passes, run.token_passes), np.append(exact, run.length)
+    else:
+        runs = runs.sort_values("length")
+        passes = runs["token_passes"].cumsum().to_numpy()
+        exact = runs["length"].where(runs["exact"].cummin(), 0).to_numpy()
+    return np.append(0, passes), np.append(0, np.maximum.accumulate(exact))
+
+
+def systems_table(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """`systems` summed up, one row a system, with ratios to ours.
+
+    Token passes do not depend on the machine. Seconds are token passes times the seconds that one takes in the shape
+    the system runs in, all measured in one run of benchmarks/step_cost.py.
+
+    Args:
+        costs: From `systems`.
+        steps: From `step_cost`.
+    """
+    per_pass = {
+        name: some["seconds"].sum() / some["positions"].sum()
+        for name, some in steps[steps["what"].isin(["paper", "progressive", "ours"])].groupby("what")
+    }
+    rows = {}
+    for system, some in costs.groupby("system", sort=False):
+        exact = max(1, some["exact"].sum())
+        passes = some["token_passes"].sum() / exact
+        rows[SYSTEMS[str(system)]] = {
+            "n": len(some),
+            "exact": some["exact"].mean(),
+            "sd": some["exact"].std(),
+            "steps": some["steps"].mean(),
+            "passes": passes,
+            "seconds": passes * per_pass["ours" if system == "horizon" else str(system)],
+            "cpu": some["cpu_seconds"].sum() / exact,
+        }
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    ours = frame.loc[SYSTEMS["horizon"]]
+    shown = pd.DataFrame(
+        {
+            "passages": frame["n"],
+            "exact tokens of a passage": [_spread(r.exact, r.sd) for r in frame.itertuples()],
+            "steps a passage": frame["steps"].map("{:,.0f}".format),
+            "token passes per exact token": frame["passes"].map("{:,.0f}".format),
+            "times ours": (frame["passes"] / ours["passes"]).map("{:.1f}".format),
+            "seconds per exact token": frame["seconds"].map("{:.2f}".format),
+            "times ours ": (frame["seconds"] / ours["seconds"]).map("{:.1f}".format),
+            "processor seconds as they were": frame["cpu"].map("{:.2f}".format),
+        }
+    )
+    return shown.rename_axis("system")
+
+
+def step_cost(frame: pd.DataFrame) -> pd.DataFrame:
+    """Medians of benchmarks/step_cost.py by shape.
+
+    Columns: what, passages, tokens, n_vectors, positions (tokens through the model in a step), seconds (median over
+    rounds), share (of the rate of a large matrix product, median of the ratios round by round), rounds.
+    """
+    steps = frame[~frame["what"].isin(["latency", "memory"])]
+    # Of a passage, all tokens but the last are fed; two operations a number forward, two backward.
+    positions = steps["passages"] * (steps["tokens"] - 1 + steps["n_vectors"])
+    gflops = 4 * steps["matmul_parameters"] * positions / steps["seconds"] / 1e9
+    steps = steps.assign(positions=positions, share=gflops / steps["matmul_gflops"])
+    shape = ["what", "passages", "tokens", "n_vectors", "positions"]
+    grouped = steps.groupby(shape, sort=False, as_index=False)
+    return grouped.agg(seconds=("seconds", "median"), share=("share", "median"), rounds=("repeat", "size"))
+
+
+def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = None) -> pd.DataFrame:
+    """One row a way of holding mem and its learning rate: what the sphere page compares.
+
+    Args:
+        results: Rows of kind cram.
+        vectors: `Store.vectors`, if the norm that mem ended with is wanted.
+
+    Returns:
+        Columns: model, dtype, mem (sphere or free), rms_start (root mean square of mem's numbers; nan where it is that
+        of the embedding table), lr (learning rate), lr_relative (lr over that root mean square), n, solved (runs),
+        right (mean share of tokens right), low and high (its 95 % bootstrap interval), nats (mean cross-entropy a
+        token), steps (median of the solved runs), rms_end (median).
+    """
+    runs = _some(results, "cram")
+    rows = []
+    for (model, dtype, text), some in runs.groupby(["model", "dtype", "recipe_json"], sort=False):
+        how = Recipe.model_validate_json(str(text))
+        sphere = how.parametrisation == "sphere"
+        start = how.radius if sphere else np.nan if how.init == "embedding_std" else how.init_std
+        right = some["correct_with"] / (some["length"] - (~some["score_first"]).astype(int))
+        low, high = metrics.bootstrap_ci(right)
+        solved = some["ended"] == "solved"
+        ends = [float(vectors[key].square().mean().sqrt()) for key in some["key"]] if vectors else []
+        rows.append(
+            {
+                "model": model,
+                "dtype": dtype,
+                "mem": how.parametrisation,
+                "rms_start": start,
+                "lr": how.lr,
+                "lr_relative": how.lr if sphere else how.lr / start,
+                "n": len(some),
+                "solved": int(solved.sum()),
+                "right": right.mean(),
+                "low": low,
+                "high": high,
+                "nats": (some["nats_with"] / some["length"]).mean(),
+                "steps": some.loc[solved, "steps"].median(),
+                "rms_end": np.median(ends) if ends else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["model", "dtype", "mem", "rms_start", "lr"], ignore_index=True)
+
+
+def arms_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`arms` as a page shows it."""
+    shown = pd.DataFrame(
+        {
+            "model": frame["model"],
+            "mem": frame["mem"],
+            "root mean square at start": ["embedding table's" if x != x else f"{x:,.4g}" for x in frame["rms_start"]],
+            "and at the end": ["" if x != x else f"{x:,.4g}" for x in frame["rms_end"]],
+            "learning rate": frame["lr"].map("{:.4g}".format),
+            "relative to the start": ["" if x != x else f"{x:.2g}" for x in frame["lr_relative"]],
+            "passages": frame["n"],
+            "exact": frame["solved"],
+            "steps of those, median": ["" if x != x else f"{x:.0f}" for x in frame["steps"]],
+            "tokens right": [f"{r.right:.0%} ({r.low:.0%} to {r.high:.0%})" for r in frame.itertuples()],
+            "nats a token": frame["nats"].map("{:.2f}".format),
+        }
+    )
+    return shown.drop(columns=[name for name in shown if (shown[name] == "").all()]).set_index("model")
 
 
 def horizon_table(results: pd.DataFrame) -> pd.DataFrame:

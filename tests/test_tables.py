@@ -1,0 +1,198 @@
+"""Tables and figures of the pages, from frames made by hand whose answers can be worked out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from cramming import CrammingError, plots, tables
+from cramming.recipes import Recipe, recipe
+
+
+def row(how: Recipe, passage: str = "novels/a", **changes) -> dict:
+    """A row of the store, of a passage with four exact tokens unless told otherwise."""
+    blank = {
+        "key": f"{how.name}-{passage}-{changes.get('length', 4)}",
+        "kind": "horizon" if how.growth else "cram",
+        "recipe": how.name,
+        "recipe_json": how.model_dump_json(),
+        "model": "tiny-llama",
+        "source": passage.split("/")[0],
+        "passage": passage,
+        "n_vectors": 1,
+        "dtype": "float32",
+        "length": 4,
+        "ended": "solved",
+        "score_first": how.score_first,
+        "accuracy": 1.0,
+        "correct_greedy": 4,
+        "exact": True,
+        "correct_with": 4,
+        "correct_without": 1,
+        "nats_with": 1.0,
+        "nats_without": 13.0,
+        "token_nats_with": [0.25] * 4,
+        "token_nats_without": [4.0, 3.0, 3.0, 3.0],
+        "steps": 10,
+        "token_passes": 100,
+        "cpu_seconds": 2.0,
+        "device": "cpu x86_64",
+        "versions": "none",
+        "trace_length": [2, 4],
+        "trace_token_passes": [40, 100],
+    }
+    return blank | changes
+
+
+def frame(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame(list(rows))
+
+
+PAPER, PROGRESSIVE, OURS = recipe("paper"), recipe("progressive"), recipe("horizon")
+
+
+# Horizons
+
+
+def test_horizons_sum_up_by_source():
+    some = frame(row(OURS), row(OURS, "novels/b", length=8, token_passes=500, cpu_seconds=4.0), row(OURS, "fresh/c"))
+    novels = tables.horizons(some).set_index("source").loc["novels"]
+    assert (novels["n"], novels["mean"], novels["least"], novels["most"]) == (2, 6, 4, 8)
+    assert novels["sd"] == pytest.approx(np.sqrt(8))
+    assert novels["token_passes_per_token"] == pytest.approx(600 / 12)
+    assert novels["cpu_seconds_per_token"] == pytest.approx(6 / 12)
+    # Token 0 is left out: three tokens fell from 3 nats to a quarter.
+    assert novels["bits_mean"] == pytest.approx(3 * 2.75 / np.log(2))
+
+
+def test_a_kind_that_is_not_there_is_named():
+    with pytest.raises(CrammingError, match="no run of kind horizon"):
+        tables.horizons(frame(row(PAPER)))
+
+
+# The three systems
+
+
+def lengths(*exact: tuple[int, bool], passage: str = "novels/a") -> list[dict]:
+    """Crams by the paper's recipe at several lengths, each for 100 token passes a token."""
+    return [row(PAPER, passage, length=n, exact=good, token_passes=100 * n, steps=n) for n, good in exact]
+
+
+def test_the_papers_protocol_pays_for_its_first_failure_and_for_none_beyond():
+    some = frame(row(OURS, length=40), *lengths((8, True), (16, True), (24, False), (32, True)))
+    paper = tables.systems(some).set_index("system").loc["paper"]
+    assert (paper["exact"], paper["token_passes"], paper["steps"]) == (16, 100 * (8 + 16 + 24), 48)
+
+
+@pytest.mark.parametrize(("outcome", "exact", "passes"), [(True, 16, 2400), (False, 8, 2400)])
+def test_at_the_last_length_and_at_the_first(outcome, exact, passes):
+    paper = tables.systems(frame(row(OURS), *lengths((16, outcome), (8, True)))).query("system == 'paper'").iloc[0]
+    assert (paper["exact"], paper["token_passes"]) == (exact, passes)
+    first = tables.systems(frame(row(OURS), *lengths((8, False), (16, outcome)))).query("system == 'paper'").iloc[0]
+    assert (first["exact"], first["token_passes"]) == (0, 800)
+
+
+def test_only_passages_that_every_system_has_are_compared():
+    some = frame(row(OURS), row(OURS, "novels/b"), row(PROGRESSIVE), *lengths((8, True)))
+    costs = tables.systems(some)
+    assert costs["passage"].unique().tolist() == ["novels/a"]
+    assert costs["system"].tolist() == ["paper", "progressive", "horizon"]
+
+
+STEPS = pd.DataFrame(
+    [
+        ("paper", 1, 8, 1, 2.0),
+        ("paper", 1, 24, 1, 2.0),
+        ("progressive", 4, 24, 1, 4.8),
+        ("ours", 16, 64, 1, 10.24),
+        ("passages", 2, 4, 1, 1.0),
+    ],
+    columns=["what", "passages", "tokens", "n_vectors", "seconds"],
+)
+
+
+def rounds(*matmul: float) -> pd.DataFrame:
+    """What benchmarks/step_cost.py writes, the same in each round but for the machine's speed."""
+    each = [STEPS.assign(repeat=i, matmul_gflops=m, matmul_parameters=10**6) for i, m in enumerate(matmul)]
+    return pd.concat(each, ignore_index=True)
+
+
+def test_step_cost_counts_what_goes_through_the_model():
+    some = tables.step_cost(rounds(1.0, 2.0, 4.0)).set_index(["what", "tokens"])
+    assert some.loc[("passages", 4), "positions"] == 2 * 4  # one mem vector in, the last token out
+    assert some.loc[("ours", 64), "positions"] == 16 * 64
+    # 4 operations a parameter and position: 0.032 GFLOP in a second, against rates of 1, 2 and 4.
+    assert some.loc[("passages", 4), "share"] == pytest.approx(0.032 / 2)
+    assert (some["rounds"] == 3).all()
+
+
+def test_seconds_are_token_passes_times_what_one_takes():
+    some = frame(row(OURS, length=40, token_passes=400), row(PROGRESSIVE, token_passes=400), *lengths((8, True)))
+    table = tables.systems_table(tables.systems(some), tables.step_cost(rounds(1.0)))
+    assert table["token passes per exact token"].tolist() == ["100", "100", "10"]
+    # The paper's shapes take 4 seconds for 32 positions, progressive 4.8 for 96, ours 10.24 for 1024.
+    assert table["seconds per exact token"].tolist() == ["12.50", "5.00", "0.10"]
+    assert table["times ours"].tolist() == ["10.0", "10.0", "1.0"]
+    assert table["times ours "].tolist() == ["125.0", "50.0", "1.0"]
+
+
+def test_curve_of_a_horizon_lags_the_prefix_by_its_block():
+    run = row(OURS, length=31, token_passes=900, trace_length=[24, 24, 32, 36], trace_token_passes=[10, 20, 30, 40])
+    passes, exact = tables.exact_curve(frame(run))
+    assert passes.tolist() == [0, 10, 20, 30, 40, 900]
+    assert exact.tolist() == [0, 0, 0, 24, 28, 31]
+
+
+def test_curve_of_the_papers_lengths_ends_at_the_first_failure():
+    passes, exact = tables.exact_curve(frame(*lengths((8, True), (16, False), (24, True))))
+    assert passes.tolist() == [0, 800, 2400, 4800]
+    assert exact.tolist() == [0, 8, 8, 8]
+
+
+# The sphere page
+
+
+def held(**changes) -> dict:
+    how = recipe("best", focus=1, max_steps=5, **changes)
+    return {"recipe_json": how.model_dump_json()}
+
+
+def test_arms_are_told_apart_and_summed_up():
+    best = recipe("best")
+    some = frame(
+        row(best, correct_with=4) | held(),
+        row(best, "fresh/b", correct_with=2, ended="budget") | held(),
+        row(best, correct_with=1, ended="budget") | held(radius=1, lr=0.05),
+        row(best, correct_with=1, ended="budget") | held(parametrisation="free", init_std=10.0, lr=0.5),
+        row(best, correct_with=1, ended="budget") | held(parametrisation="free", init="embedding_std"),
+    ).assign(key=list("abcde"))
+    arms = tables.arms(some, {key: torch.full((1, 4), 3.0) for key in "abcde"})
+    assert arms["mem"].tolist() == ["free", "free", "sphere", "sphere"]
+    sphere = arms.iloc[-1]
+    assert (sphere["n"], sphere["solved"], sphere["right"], sphere["steps"]) == (2, 1, 0.75, 10)
+    assert arms["lr_relative"].tolist()[0] == pytest.approx(0.05)
+    assert np.isnan(arms["rms_start"].iloc[1])
+    assert (arms["rms_end"] == 3).all()
+    table = tables.arms_table(arms)
+    assert table["exact"].tolist() == [0, 0, 0, 1]
+    assert table["root mean square at start"].tolist() == ["10", "embedding table's", "1", "1,000"]
+    assert isinstance(plots.arms(arms), Figure)
+
+
+def test_figures_are_drawn():
+    some = frame(row(OURS, length=40), row(PROGRESSIVE), *lengths((8, True), (16, False)))
+    turned = pd.DataFrame({"radius": [1, 1, 9, 9], "layer": [0, 1, 0, 1], "degrees": [0.0, 80.0, 0.0, 3.0]})
+    agree = pd.DataFrame({"radius": [1, 1, 9, 9], "degrees": [1, 9, 1, 9], "cosine": [1.0, 0.1, 1.0, 0.9]})
+    steps = pd.concat([STEPS.assign(what=what) for what in ("passages", "tokens", "vectors")]).assign(share=0.5)
+    for figure, legend in (
+        (plots.exact_against_passes(some, {"novels/a"}), 3),
+        (plots.turning(turned), None),
+        (plots.gradient_agreement(agree), 2),
+        (plots.step_cost(steps), None),
+    ):
+        assert isinstance(figure, Figure)
+        if legend:
+            assert len(figure.axes[0].get_legend().get_texts()) == legend
