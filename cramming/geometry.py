@@ -23,36 +23,44 @@ def random_directions(lm: FrozenLM, n: int, *, seed: int = 0) -> torch.Tensor:
 
 @torch.no_grad()
 def turning(lm: FrozenLM, directions: torch.Tensor, radii: Sequence[float]) -> pd.DataFrame:
-    """How far each layer has turned the residual stream at mem's position away from where it started.
+    """What each layer finds of mem in the residual stream at mem's position.
+
+    Two angles tell: how far the stream has turned away from where it started, and how far apart the streams of
+    different mem vectors still are. If the latter is 0, that layer sees the same whatever mem is.
 
     Args:
         lm: The frozen model.
-        directions: Shape (n, d); their length is ignored.
+        directions: Shape (n, d) with n at least 2; their length is ignored.
         radii: S, the root mean square of mem's numbers.
 
     Returns:
         One row a radius, direction and layer: radius, direction (0 to n - 1), layer (0 is the input of the first
-        layer), degrees.
+        layer), turned (degrees from where it started), apart (mean degrees to the streams of the other directions).
+
+    Raises:
+        CrammingError: If there are fewer than two directions.
 
     Examples:
         >>> from cramming.models import load
         >>> lm = load("tiny-llama")
-        >>> frame = turning(lm, random_directions(lm, 2), [1, 1000])
-        >>> last = frame[frame["layer"] == frame["layer"].max()].groupby("radius")["degrees"].mean()
-        >>> bool(last[1000] < last[1])
+        >>> frame = turning(lm, random_directions(lm, 4), [1, 1000])
+        >>> last = frame[frame["layer"] == frame["layer"].max()].groupby("radius").mean()
+        >>> bool(last.loc[1000, "turned"] < last.loc[1, "turned"])
         True
     """
+    n = len(directions)
+    if n < 2:
+        raise CrammingError(f"{n} directions cannot be compared: give at least 2")
     rows = []
     for radius in radii:
         mem = (_onto_sphere(directions) * radius)[:, None].to(lm.device, lm.dtype)
         out = lm.model.base_model(inputs_embeds=mem, use_cache=False, output_hidden_states=True)
-        first, *rest = (state[:, 0].double() for state in out.hidden_states[:-1])  # the last one is normalised
-        for layer, state in enumerate([first, *rest]):
-            # By the chord: the cosine of a small angle is 1 up to rounding.
-            chord = (_unit(state) - _unit(first)).norm(dim=1)
-            degrees = torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))).tolist()
-            rows += [(radius, i, layer, angle) for i, angle in enumerate(degrees)]
-    return pd.DataFrame(rows, columns=["radius", "direction", "layer", "degrees"])
+        streams = [_unit(state[:, 0].double()) for state in out.hidden_states[:-1]]  # the last one is normalised
+        for layer, stream in enumerate(streams):
+            turned = _degrees((stream - streams[0]).norm(dim=1)).tolist()
+            apart = (_degrees(torch.cdist(stream, stream)).sum(1) / (n - 1)).tolist()
+            rows += [(radius, i, layer, *angles) for i, angles in enumerate(zip(turned, apart, strict=True))]
+    return pd.DataFrame(rows, columns=["radius", "direction", "layer", "turned", "apart"])
 
 
 def gradient_agreement(
@@ -61,19 +69,21 @@ def gradient_agreement(
     radii: Sequence[float],
     degrees: Sequence[float],
     *,
+    start: torch.Tensor | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Cosine between the loss's gradients at a random direction and at another one some degrees away.
+    """Cosine between the loss's gradients at one direction and at another one some degrees away.
 
     An optimiser can take long steps only where the gradient still points the same way after one. The loss is the mean
     cross-entropy of a passage, the gradient that along the sphere.
 
     Args:
         lm: The frozen model.
-        passages: Of equal length; each has a direction, and a way to go from there, of its own.
+        passages: Of equal length; each has a start, and a way to go from there, of its own.
         radii: S, the root mean square of mem's numbers.
         degrees: How far to go.
-        seed: Of directions and ways, the same for every radius.
+        start: Where to start from, one direction a passage, shape (n, d); random directions if not given.
+        seed: Of random directions and of the ways, the same for every radius.
 
     Returns:
         One row a radius, angle and passage: radius, degrees, passage, cosine, nats (mean cross-entropy at the start).
@@ -84,7 +94,7 @@ def gradient_agreement(
     lengths = sorted({len(passage) for passage in passages})
     if len(lengths) != 1:
         raise CrammingError(f"passages have lengths {lengths}: give at least one passage, all of one length")
-    start = random_directions(lm, len(passages), seed=seed)
+    start = random_directions(lm, len(passages), seed=seed) if start is None else _onto_sphere(start.to(lm.device))
     way = random_directions(lm, len(passages), seed=seed + 1)
     way = _onto_sphere(_along(way, start))
     rows = []
@@ -111,6 +121,11 @@ def _gradient(
     loss, nats, _ = score(lm, (trained * radius)[:, None], tokens, weights)
     (gradient,) = torch.autograd.grad(loss, trained)
     return _along(gradient, directions), nats.mean(1).cpu().numpy()
+
+
+def _degrees(chord: torch.Tensor) -> torch.Tensor:
+    """Angle between unit vectors from their distance; the cosine of a small angle is 1 up to rounding."""
+    return torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))
 
 
 def _along(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

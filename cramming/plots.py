@@ -244,23 +244,23 @@ def arms(frame: pd.DataFrame) -> Figure:
 
 @_styled
 def turning(frame: pd.DataFrame) -> Figure:
-    """How far layers have turned the residual stream at mem's position, one line a radius, mean over directions.
+    """What layers find of mem at its position, one line a radius, mean over directions.
+
+    Left: degrees the stream has turned away from mem. Right: degrees between the streams of different mem vectors.
 
     Args:
         frame: `cramming.geometry.turning`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
-    mean = frame.pivot_table("degrees", "layer", "radius")
-    for place, (radius, line) in enumerate(mean.items()):
-        shade = plt.get_cmap("cividis")(place / max(1, mean.shape[1] - 1) * 0.85)
-        axis.plot(line.index, line, color=shade, linewidth=1.8)
-        axis.annotate(f"S = {radius:g}", (line.index[-1], line.iloc[-1]), (5, 0), textcoords="offset points",
-                      color=shade, va="center", fontsize="small")  # fmt: skip
-    axis.axhline(90, color="#777777", linewidth=1, linestyle="--")
-    axis.annotate("at right angles: nothing of mem's direction is left", (0, 90), (4, 4), textcoords="offset points",
-                  fontsize="small")  # fmt: skip
-    axis.set(xlabel="layer whose input is looked at", ylabel="degrees away from mem", ylim=(-3, 105),
-             xlim=(0, mean.index[-1] * 1.14))  # fmt: skip
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    for axis, column, title in (
+        (axes[0], "turned", "away from mem"),
+        (axes[1], "apart", "between different mem vectors"),
+    ):
+        for radius, (line, style) in _by_radius(frame, column, "layer").items():
+            axis.plot(line.index, line, label=f"S = {radius:g}", **{**style, "marker": ""}, linewidth=1.8)
+        axis.axhline(90, color="#777777", linewidth=0.8)
+        axis.set(xlabel="layer whose input is looked at", title=f"Degrees {title}", ylim=(-3, 103))
+    axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -269,19 +269,33 @@ def gradient_agreement(frame: pd.DataFrame) -> Figure:
     """Cosine between the gradients at two directions, against the angle between them, one line a radius.
 
     Args:
-        frame: `cramming.geometry.gradient_agreement`.
+        frame: `cramming.geometry.gradient_agreement`, with a column where: one panel for each of its values.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
-    mean = frame.pivot_table("cosine", "degrees", "radius")
-    for place, (radius, line) in enumerate(mean.items()):
-        shade = plt.get_cmap("cividis")(place / max(1, mean.shape[1] - 1) * 0.85)
-        style, marker = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))[place % 4]
-        axis.plot(line.index, line, color=shade, linestyle=style, marker=marker, label=f"S = {radius:g}")
-    axis.set(xscale="log", xlabel="degrees between the two directions (log scale)", ylabel="cosine of the gradients",
-             ylim=(-0.1, 1.05), xticks=list(mean.index), xticklabels=[f"{x:g}" for x in mean.index])  # fmt: skip
-    axis.minorticks_off()
-    axis.legend(fontsize="small", ncols=2)
+    places = frame["where"].unique()
+    figure, axes = plt.subplots(1, len(places), figsize=(10, 3.6), sharey=True, squeeze=False)
+    for axis, where in zip(axes[0], places, strict=True):
+        some = frame[frame["where"] == where]
+        spread = some.groupby(["radius", "degrees"])["cosine"].sem()
+        for radius, (line, style) in _by_radius(some, "cosine", "degrees").items():
+            axis.errorbar(line.index, line, yerr=spread[radius], label=f"S = {radius:g}", capsize=2, **style)
+        ticks = sorted(some["degrees"].unique())
+        axis.set(xscale="log", xlabel="degrees between the two (log scale)", title=f"From {where}", xticks=ticks,
+                 xticklabels=[f"{x:g}" for x in ticks])  # fmt: skip
+        axis.minorticks_off()
+    axes[0][0].set(ylabel="cosine of the gradients")
+    axes[0][-1].legend(fontsize="small")
     return figure
+
+
+def _by_radius(frame: pd.DataFrame, value: str, along: str) -> dict[float, tuple[pd.Series, dict[str, Any]]]:
+    """Mean line of each radius, with colours from dark to light and styles that tell them apart in grey."""
+    means = frame.pivot_table(value, along, "radius")
+    styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+    shades = plt.get_cmap("cividis")(np.linspace(0, 0.85, means.shape[1]))
+    return {
+        float(radius): (means[radius], {"color": shade, "linestyle": styles[i % 4][0], "marker": styles[i % 4][1]})
+        for i, (radius, shade) in enumerate(zip(means, shades, strict=True))
+    }
 
 
 @_styled

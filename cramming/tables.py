@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -258,6 +258,29 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
             }
         )
     return pd.DataFrame(rows).sort_values(["model", "dtype", "mem", "rms_start", "lr"], ignore_index=True)
+
+
+def found(
+    results: pd.DataFrame, vectors: Mapping[str, torch.Tensor], radii: Collection[float]
+) -> dict[float, dict[str, torch.Tensor]]:
+    """The vectors that runs on a sphere ended with, by radius and passage, at the learning rate most of them had.
+
+    Args:
+        results: Rows of kind cram with one mem vector.
+        vectors: `Store.vectors`.
+        radii: Which spheres; those with no runs are left out.
+
+    Returns:
+        For each radius the vector of each passage, shape (d,).
+    """
+    hows = results["recipe_json"].map(Recipe.model_validate_json)
+    sphere = results.assign(how=hows)[[how.parametrisation == "sphere" for how in hows]]
+    usual = sphere["how"].map(lambda how: how.lr).mode().max()
+    chosen: dict[float, dict[str, torch.Tensor]] = {}
+    for row in sphere.itertuples():
+        if row.how.radius in radii and row.how.lr == usual:
+            chosen.setdefault(row.how.radius, {})[row.passage] = vectors[row.key][0]
+    return chosen
 
 
 def arms_table(frame: pd.DataFrame) -> pd.DataFrame:

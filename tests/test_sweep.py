@@ -78,8 +78,8 @@ def fails(match: str, call, *arguments, **options) -> None:
 
 def test_smoke_plan_is_stored_once(smoke):
     frame = smoke.frame()
-    assert frame["kind"].value_counts().to_dict() == {"horizon": 6, "cram": 8}
-    assert frame["source"].value_counts().to_dict() == {"novels": 8, "fresh": 4, "random": 2}
+    assert frame["kind"].value_counts().to_dict() == {"horizon": 6, "cram": 10}
+    assert frame["source"].value_counts().to_dict() == {"novels": 9, "fresh": 5, "random": 2}
     assert smoke.keys() == set(smoke.vectors()) == set(frame["key"])
     before = contents(smoke.root)
     assert still_to_run(load_plan("smoke"), smoke) == []
@@ -268,7 +268,7 @@ def test_nothing_pending_asks_for_no_writable_store(smoke, monkeypatch):
     """A reader of the shipped results may have them on a medium that cannot be written."""
     monkeypatch.setattr(Store, "prepare", lambda _: pytest.fail("tried to write"))
     assert run(load_plan("smoke"), smoke) == 0
-    assert len(results("smoke", store=smoke, progress=False)) == 14
+    assert len(results("smoke", store=smoke, progress=False)) == 16
 
 
 def test_results_are_those_of_the_plan_and_computed_where_missing(store, tmp_path):
@@ -419,7 +419,8 @@ def test_plan_of_ones_own(tmp_path):
 
 def test_plan_there_is_none_of():
     fails(
-        "scale 'galaxy' has no plan: use one of architectures, bfloat16, laptop, laptop-long, paper, smoke, or the path of a YAML file",
+        "scale 'galaxy' has no plan: use one of architectures, bfloat16, laptop, laptop-long, paper, smoke, "
+        "or the path of a YAML file",
         load_plan,
         "galaxy",
     )

@@ -176,6 +176,9 @@ def test_arms_are_told_apart_and_summed_up():
     assert arms["lr_relative"].tolist()[0] == pytest.approx(0.05)
     assert np.isnan(arms["rms_start"].iloc[1])
     assert (arms["rms_end"] == 3).all()
+    some = some.assign(key=["a", "b", "c", "a", "a"])
+    found = tables.found(some, {"a": torch.ones(1, 4), "b": torch.zeros(1, 4), "c": torch.ones(1, 4)}, [1000.0, 7.0])
+    assert {radius: set(each) for radius, each in found.items()} == {1000.0: {"novels/a", "fresh/b"}}
     table = tables.arms_table(arms)
     assert table["exact"].tolist() == [0, 0, 0, 1]
     assert table["root mean square at start"].tolist() == ["10", "embedding table's", "1", "1,000"]
@@ -184,8 +187,10 @@ def test_arms_are_told_apart_and_summed_up():
 
 def test_figures_are_drawn():
     some = frame(row(OURS, length=40), row(PROGRESSIVE), *lengths((8, True), (16, False)))
-    turned = pd.DataFrame({"radius": [1, 1, 9, 9], "layer": [0, 1, 0, 1], "degrees": [0.0, 80.0, 0.0, 3.0]})
-    agree = pd.DataFrame({"radius": [1, 1, 9, 9], "degrees": [1, 9, 1, 9], "cosine": [1.0, 0.1, 1.0, 0.9]})
+    turned = pd.DataFrame({"radius": [1, 1, 9, 9], "layer": [0, 1, 0, 1], "turned": [0.0, 80, 0, 3]}).assign(apart=90)
+    agree = pd.DataFrame({"radius": [1, 1, 9, 9], "degrees": [1, 9, 1, 9], "cosine": [1.0, 0.1, 1, 0.9]}).assign(
+        where="here"
+    )
     steps = pd.concat([STEPS.assign(what=what) for what in ("passages", "tokens", "vectors")]).assign(share=0.5)
     for figure, legend in (
         (plots.exact_against_passes(some, {"novels/a"}), 3),
