@@ -223,6 +223,8 @@ def arms(frame: pd.DataFrame) -> Figure:
     usual = sphere["lr"].mode().max()
     line, others = sphere[sphere["lr"] == usual].sort_values("rms_start"), sphere[sphere["lr"] != usual]
     free = frame[(frame["mem"] == "free") & frame["rms_start"].notna()]
+    # Side by side where all three have the same size.
+    others, free = (some.assign(rms_start=some["rms_start"] * by) for some, by in ((others, 0.72), (free, 1.4)))
     for some, colour, marker, style, label in (
         (line, COLOURS[0], "o", "-", f"on a sphere, learning rate {usual:g}"),
         (others, COLOURS[2], "D", "none", "on a sphere, other rates"),
@@ -233,9 +235,10 @@ def arms(frame: pd.DataFrame) -> Figure:
         spread = np.abs(some[["low", "high"]].to_numpy().T - some["right"].to_numpy())
         axis.errorbar(some["rms_start"], some["right"], yerr=spread, color=colour, marker=marker, linestyle=style,
                       capsize=2, label=label, markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
-    for row in pd.concat([others, free]).itertuples():
-        axis.annotate(f"{row.lr:g}", (row.rms_start, row.right), (6, 0), textcoords="offset points", fontsize="small",
-                      va="center")  # fmt: skip
+    for some, shift, side in ((others, -6, "right"), (free, 6, "left")):
+        for row in some.itertuples():
+            axis.annotate(f"{row.lr:.3g}", (row.rms_start, row.right), (shift, 0), textcoords="offset points",
+                          fontsize="small", va="center", ha=side)  # fmt: skip
     axis.set(xscale="log", xlabel="root mean square of mem's numbers, at the start if free (log scale)",
              ylabel="share of tokens right", ylim=(0, 1.08))  # fmt: skip
     axis.legend(loc="best", fontsize="small")
