@@ -284,23 +284,33 @@ def found(
 
 
 def arms_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`arms` as a page shows it."""
+    """`arms` of one model as a page shows it. Size is the root mean square of mem's numbers."""
     shown = pd.DataFrame(
         {
-            "model": frame["model"],
             "mem": frame["mem"],
-            "root mean square at start": ["embedding table's" if x != x else f"{x:,.4g}" for x in frame["rms_start"]],
-            "and at the end": ["" if x != x else f"{x:,.4g}" for x in frame["rms_end"]],
+            "size at start": ["embedding table's" if x != x else f"{x:,.4g}" for x in frame["rms_start"]],
+            "size at end": ["" if x != x else f"{x:,.4g}" for x in frame["rms_end"]],
             "learning rate": frame["lr"].map("{:.4g}".format),
-            "relative to the start": ["" if x != x else f"{x:.2g}" for x in frame["lr_relative"]],
-            "passages": frame["n"],
-            "exact": frame["solved"],
-            "steps of those, median": ["" if x != x else f"{x:.0f}" for x in frame["steps"]],
+            "relative to size": ["" if x != x else f"{x:.2g}" for x in frame["lr_relative"]],
             "tokens right": [f"{r.right:.0%} ({r.low:.0%} to {r.high:.0%})" for r in frame.itertuples()],
             "nats a token": frame["nats"].map("{:.2f}".format),
+            "exact": [f"{r.solved} of {r.n}" for r in frame.itertuples()],
+            "their steps, median": ["" if x != x else f"{x:.0f}" for x in frame["steps"]],
         }
     )
-    return shown.drop(columns=[name for name in shown if (shown[name] == "").all()]).set_index("model")
+    return shown.drop(columns=[name for name in shown if (shown[name] == "").all()]).set_index("mem")
+
+
+def arms_by_model(frame: pd.DataFrame) -> pd.DataFrame:
+    """Share of tokens right and exact passages, from the `arms` of several models: a row a way, a column a model."""
+    sizes = ["at the embedding table's size" if x != x else f"of size {x:,.4g}" for x in frame["rms_start"]]
+    shown = frame.assign(
+        how=[f"{r.mem} {size}, rate {r.lr:.4g}" for r, size in zip(frame.itertuples(), sizes, strict=True)],
+        cell=[f"{r.right:.0%}, {r.solved} exact" for r in frame.itertuples()],
+    )
+    return shown.pivot_table("cell", "how", "model", aggfunc="first", sort=False).rename_axis(
+        columns=None, index="mem"
+    )
 
 
 def horizon_table(results: pd.DataFrame) -> pd.DataFrame:
