@@ -292,9 +292,11 @@ def arms_table(frame: pd.DataFrame) -> pd.DataFrame:
             "size at end": ["" if x != x else f"{x:,.4g}" for x in frame["rms_end"]],
             "learning rate": frame["lr"].map("{:.4g}".format),
             "relative to size": ["" if x != x else f"{x:.2g}" for x in frame["lr_relative"]],
-            "tokens right": [f"{r.right:.0%} ({r.low:.0%} to {r.high:.0%})" for r in frame.itertuples()],
+            "tokens right, %": [
+                f"{r.right:.0%} ({r.low:.0%}–{r.high:.0%})".replace("%", "") for r in frame.itertuples()
+            ],
             "nats a token": frame["nats"].map("{:.2f}".format),
-            "exact": [f"{r.solved} of {r.n}" for r in frame.itertuples()],
+            "exact": [f"{r.solved}/{r.n}" for r in frame.itertuples()],
             "their steps, median": ["" if x != x else f"{x:.0f}" for x in frame["steps"]],
         }
     )
@@ -391,6 +393,8 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     if "our_source" in ledger:
         made = ledger["our_model"] + ", " + ledger["our_source"] + ", recipe " + ledger["our_recipe"]
         shown.insert(5, "made with", made.where(known, ""))
+    if (shown["tolerance"] == "").all():
+        shown = shown.drop(columns="tolerance")
     return shown.set_index("model")
 
 

@@ -180,7 +180,8 @@ def test_arms_are_told_apart_and_summed_up():
     found = tables.found(some, {"a": torch.ones(1, 4), "b": torch.zeros(1, 4), "c": torch.ones(1, 4)}, [1000.0, 7.0])
     assert {radius: set(each) for radius, each in found.items()} == {1000.0: {"novels/a", "fresh/b"}}
     table = tables.arms_table(arms)
-    assert table["exact"].tolist() == ["0 of 1", "0 of 1", "0 of 1", "1 of 2"]
+    assert table["exact"].tolist() == ["0/1", "0/1", "0/1", "1/2"]
+    assert table["tokens right, %"].iloc[-1] == "75 (50–100)"
     assert table["size at start"].tolist() == ["10", "embedding table's", "1", "1,000"]
     both = tables.arms_by_model(pd.concat([arms, arms.assign(model="tiny-opt", right=0.1)]))
     assert both.loc["sphere of size 1,000, rate 0.2"].to_dict() == {
