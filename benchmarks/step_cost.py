@@ -98,7 +98,7 @@ def measure(lm: FrozenLM, repeats: int) -> Iterator[dict[str, object]]:
         p for source in ("novels", "fresh") for p in passages(source, lm.tokenizer, n=4, length=LATENCY[2], seed=2)
     ]
     for repeat, passage in enumerate(tqdm(some, desc="whole crams", unit="passage")):
-        before, seconds = rate(lm), 0.0
+        before = rate(lm)
         start = time.perf_counter()
         (run,) = cram(lm, [passage], recipe("best"), progress=False)
         seconds = time.perf_counter() - start

@@ -215,15 +215,14 @@ class _Run:
     def _project(self) -> None:
         """Hold the trained direction on the sphere of radius sqrt(d)."""
         if self.recipe.parametrisation == "sphere":
-            self.param *= math.sqrt(self.param.shape[1]) / self.param.norm(dim=1, keepdim=True)
+            self.param = onto_sphere(self.param)
 
     def update(self, gradient: torch.Tensor) -> None:
         """One step of Adam with decoupled weight decay."""
         recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps
         if recipe.parametrisation == "sphere":
             # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
-            unit = self.param / self.param.norm(dim=1, keepdim=True)
-            gradient = gradient - (gradient * unit).sum(1, keepdim=True) * unit
+            gradient = along_sphere(gradient, self.param)
         if recipe.clip_norm:
             gradient = gradient * min(1.0, recipe.clip_norm / (gradient.norm().item() + 1e-6))
         lr = self.learning_rate()
@@ -448,6 +447,17 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
+
+
+def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
+    """Each of the vectors (n, d) at length sqrt(d), that is, with a root mean square of 1."""
+    return vectors * (math.sqrt(vectors.shape[1]) / vectors.norm(dim=1, keepdim=True))
+
+
+def along_sphere(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """The part of each of the vectors (n, d) at right angles to its direction (n, d)."""
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    return vectors - (vectors * unit).sum(1, keepdim=True) * unit
 
 
 def progress_bar(total: int, unit: str, title: str, *, wanted: bool) -> tqdm:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
-from cramming.engine import score
+from cramming.engine import along_sphere, onto_sphere, score
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.texts import Passage
@@ -18,7 +18,7 @@ from cramming.texts import Passage
 def random_directions(lm: FrozenLM, n: int, *, seed: int = 0) -> torch.Tensor:
     """Directions drawn evenly from the sphere of radius sqrt(d), shape (n, d): root mean square 1."""
     noise = torch.randn(n, lm.width, generator=torch.Generator().manual_seed(seed))
-    return _onto_sphere(noise).to(lm.device)
+    return onto_sphere(noise).to(lm.device)
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def turning(lm: FrozenLM, directions: torch.Tensor, radii: Sequence[float]) -> p
         raise CrammingError(f"{n} directions cannot be compared: give at least 2")
     rows = []
     for radius in radii:
-        mem = (_onto_sphere(directions) * radius)[:, None].to(lm.device, lm.dtype)
+        mem = (onto_sphere(directions) * radius)[:, None].to(lm.device, lm.dtype)
         out = lm.model.base_model(inputs_embeds=mem, use_cache=False, output_hidden_states=True)
         streams = [_unit(state[:, 0].double()) for state in out.hidden_states[:-1]]  # the last one is normalised
         for layer, stream in enumerate(streams):
@@ -94,9 +94,9 @@ def gradient_agreement(
     lengths = sorted({len(passage) for passage in passages})
     if len(lengths) != 1:
         raise CrammingError(f"passages have lengths {lengths}: give at least one passage, all of one length")
-    start = random_directions(lm, len(passages), seed=seed) if start is None else _onto_sphere(start.to(lm.device))
+    start = random_directions(lm, len(passages), seed=seed) if start is None else onto_sphere(start.to(lm.device))
     way = random_directions(lm, len(passages), seed=seed + 1)
-    way = _onto_sphere(_along(way, start))
+    way = onto_sphere(along_sphere(way, start))
     rows = []
     for radius in radii:
         here, nats = _gradient(lm, passages, start, radius)
@@ -111,6 +111,35 @@ def gradient_agreement(
     return pd.DataFrame(rows, columns=["radius", "degrees", "passage", "cosine", "nats"])
 
 
+def agreement_by_start(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    crammed: Sequence[Passage],
+    found: Mapping[float, Mapping[str, torch.Tensor]],
+    radii: Sequence[float],
+    degrees: Sequence[float],
+) -> pd.DataFrame:
+    """`gradient_agreement` from random directions, and from those that crams ended with.
+
+    Args:
+        lm: The frozen model.
+        passages: For the random directions.
+        crammed: For the directions found.
+        found: By radius, the vector of each crammed passage, shape (d,): `cramming.tables.found`.
+        radii: For the random directions.
+        degrees: How far to go.
+
+    Returns:
+        The rows of both, with a column where: random directions, or directions found.
+    """
+    parts = [gradient_agreement(lm, passages, radii, degrees).assign(where="random directions")]
+    for radius, vectors in found.items():
+        start = torch.stack([vectors[passage.id] for passage in crammed])
+        frame = gradient_agreement(lm, crammed, [radius], degrees, start=start)
+        parts.append(frame.assign(where="directions found"))
+    return pd.concat(parts, ignore_index=True)
+
+
 def _gradient(
     lm: FrozenLM, passages: Sequence[Passage], directions: torch.Tensor, radius: float
 ) -> tuple[torch.Tensor, np.ndarray]:
@@ -120,7 +149,7 @@ def _gradient(
     trained = directions.clone().requires_grad_(True)
     loss, nats, _ = score(lm, (trained * radius)[:, None], tokens, weights)
     (gradient,) = torch.autograd.grad(loss, trained)
-    return _along(gradient, directions), nats.mean(1).cpu().numpy()
+    return along_sphere(gradient, directions), nats.mean(1).cpu().numpy()
 
 
 def _degrees(chord: torch.Tensor) -> torch.Tensor:
@@ -128,15 +157,5 @@ def _degrees(chord: torch.Tensor) -> torch.Tensor:
     return torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))
 
 
-def _along(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """The part of each vector at right angles to its direction."""
-    unit = _unit(directions)
-    return vectors - (vectors * unit).sum(1, keepdim=True) * unit
-
-
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True)
-
-
-def _onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
-    return _unit(vectors) * math.sqrt(vectors.shape[1])

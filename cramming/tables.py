@@ -124,10 +124,9 @@ def systems(results: pd.DataFrame) -> pd.DataFrame:
         rows.append((run.recipe, run.passage, run.length, run.token_passes, run.steps, run.cpu_seconds))
     paper = results[(results["kind"] == "cram") & (results["recipe"] == "paper")].sort_values("length")
     for passage, runs in paper.groupby("passage"):
-        failed = (~runs["exact"]).to_numpy().argmax() if not runs["exact"].all() else len(runs) - 1
-        exact = runs.iloc[: failed + 1].loc[runs["exact"], "length"].max()
-        cost = runs.iloc[: failed + 1][["token_passes", "steps", "cpu_seconds"]].sum()
-        rows.append(("paper", passage, 0 if exact != exact else int(exact), *cost))
+        tried = runs[runs["exact"].shift(fill_value=True).cummin()]  # up to and with the first failure
+        exact = tried["length"].where(tried["exact"], 0).max()
+        rows.append(("paper", passage, exact, *tried[["token_passes", "steps", "cpu_seconds"]].sum()))
     columns = ["system", "passage", "exact", "token_passes", "steps", "cpu_seconds"]
     frame = pd.DataFrame(rows, columns=columns)
     shared = frame.groupby("passage")["system"].transform("nunique") == frame["system"].nunique()
@@ -235,8 +234,7 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
         how = Recipe.model_validate_json(str(text))
         sphere = how.parametrisation == "sphere"
         start = how.radius if sphere else np.nan if how.init == "embedding_std" else how.init_std
-        right = some["correct_with"] / (some["length"] - (~some["score_first"]).astype(int))
-        low, high = metrics.bootstrap_ci(right)
+        low, high = metrics.bootstrap_ci(some["accuracy"])
         solved = some["ended"] == "solved"
         ends = [float(vectors[key].square().mean().sqrt()) for key in some["key"]] if vectors else []
         rows.append(
@@ -249,7 +247,7 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
                 "lr_relative": how.lr if sphere else how.lr / start,
                 "n": len(some),
                 "solved": int(solved.sum()),
-                "right": right.mean(),
+                "right": some["accuracy"].mean(),
                 "low": low,
                 "high": high,
                 "nats": (some["nats_with"] / some["length"]).mean(),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cramming import CrammingError
-from cramming.geometry import gradient_agreement, random_directions, turning
+from cramming.geometry import agreement_by_start, gradient_agreement, random_directions, turning
 from cramming.texts import from_text
 
 
@@ -60,6 +60,20 @@ def test_gradients_from_a_start_of_ones_own(tiny_llama):
         gradient_agreement(tiny_llama, some, [30], [5], start=start * 3),
         gradient_agreement(tiny_llama, some, [30], [5]),
     )
+
+
+def test_agreement_from_random_directions_and_from_those_found(tiny_llama):
+    some = [from_text(text, tiny_llama.tokenizer, id=text) for text in ("To be, or not", "that is the Q")]
+    start = random_directions(tiny_llama, 2)
+    found = {30: {passage.id: vector for passage, vector in zip(some, start, strict=True)}}
+    frame = agreement_by_start(tiny_llama, some, some[::-1], found, [1, 30], [5])
+    assert frame.groupby("where")["radius"].unique().map(list).to_dict() == {
+        "random directions": [1, 30],
+        "directions found": [30],
+    }
+    alone = gradient_agreement(tiny_llama, some[::-1], [30], [5], start=start.flip(0))
+    there = frame[frame["where"] == "directions found"].drop(columns="where").reset_index(drop=True)
+    pd.testing.assert_frame_equal(there, alone)
 
 
 def test_passages_of_two_lengths_are_refused(tiny_llama):

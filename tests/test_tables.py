@@ -163,11 +163,11 @@ def held(**changes) -> dict:
 def test_arms_are_told_apart_and_summed_up():
     best = recipe("best")
     some = frame(
-        row(best, correct_with=4) | held(),
-        row(best, "fresh/b", correct_with=2, ended="budget") | held(),
-        row(best, correct_with=1, ended="budget") | held(radius=1, lr=0.05),
-        row(best, correct_with=1, ended="budget") | held(parametrisation="free", init_std=10.0, lr=0.5),
-        row(best, correct_with=1, ended="budget") | held(parametrisation="free", init="embedding_std"),
+        row(best, correct_with=4, accuracy=1.0) | held(),
+        row(best, "fresh/b", correct_with=2, accuracy=0.5, ended="budget") | held(),
+        row(best, correct_with=1, accuracy=0.25, ended="budget") | held(radius=1, lr=0.05),
+        row(best, correct_with=1, accuracy=0.25, ended="budget") | held(parametrisation="free", init_std=10.0, lr=0.5),
+        row(best, correct_with=1, accuracy=0.25, ended="budget") | held(parametrisation="free", init="embedding_std"),
     ).assign(key=list("abcde"))
     arms = tables.arms(some, {key: torch.full((1, 4), 3.0) for key in "abcde"})
     assert arms["mem"].tolist() == ["free", "free", "sphere", "sphere"]
