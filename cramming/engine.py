@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from cramming.errors import CrammingError
-from cramming.models import FrozenLM
+from cramming.models import FrozenLM, linear
 from cramming.recipes import Recipe
 from cramming.texts import Passage
 
@@ -233,12 +233,14 @@ class _Run:
         self._project()
 
     def learning_rate(self) -> float:
-        """Of the step under way, from the share of the budget that is used up."""
+        """Of the step under way, from the share of the budget that is used up or the prefix that is crammed."""
         recipe = self.recipe
         if self.steps <= recipe.warmup_steps:
             return recipe.lr * self.steps / recipe.warmup_steps
         if recipe.schedule == "constant":
             return recipe.lr
+        if recipe.schedule == "by_length":
+            return recipe.lr * math.sqrt(min(1.0, recipe.full_rate_length / self.length))
         used = self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0.0
         if recipe.max_steps:
             used = max(used, (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps))
@@ -420,7 +422,7 @@ class _FusedHead(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, token_weights):  # type: ignore[no-untyped-def]
         loss, nats, gaps, gradient = hidden.new_zeros((), dtype=torch.float32), [], [], torch.empty_like(hidden)
         for part in torch.arange(len(hidden), device=hidden.device).split(HEAD_ROWS):
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            logits = linear(hidden[part], weight, bias).float()
             rows, target = torch.arange(len(part), device=hidden.device), targets[part]
             true = logits[rows, target]
             logits[rows, target] = -torch.inf

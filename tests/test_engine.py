@@ -150,6 +150,8 @@ def reference_losses(lm, token_ids, start, how, n) -> list[float]:
         elif how.schedule == "cosine":
             part = step * passes / how.max_token_passes
             lr = how.lr_min + (how.lr - how.lr_min) * (1 + math.cos(math.pi * part)) / 2
+        elif how.schedule == "by_length":
+            lr = how.lr * math.sqrt(how.full_rate_length / len(tokens))
         optimiser.param_groups[0]["lr"] = lr
         mem = param
         if how.parametrisation == "sphere":
@@ -179,9 +181,10 @@ def reference_losses(lm, token_ids, start, how, n) -> list[float]:
         quick(max_steps=12, lr=0.1, clip_norm=0.02, eps=1e-2),
         quick(max_steps=12, lr=0.1, lr_min=0.02, schedule="cosine", warmup_steps=4),
         quick(max_steps=None, max_token_passes=60, lr=0.1, lr_min=0.02, schedule="cosine"),
+        quick(max_steps=12, lr=0.1, schedule="by_length", full_rate_length=2),
         Recipe(name="sphere", parametrisation="sphere", radius=1.0, lr=0.1, max_steps=12),
     ],
-    ids=["paper", "betas", "decay", "clip", "cosine", "cosine-passes", "sphere"],
+    ids=["paper", "betas", "decay", "clip", "cosine", "cosine-passes", "by-length", "sphere"],
 )
 def test_trajectory_is_that_of_torch_adamw(tiny_llama, how, n_vectors):
     lm, passage = tiny_llama, from_text("Call me", tiny_llama.tokenizer)
@@ -192,6 +195,16 @@ def test_trajectory_is_that_of_torch_adamw(tiny_llama, how, n_vectors):
     losses = [row[2] for row in run.trace]
     assert len(losses) == run.steps >= 8
     assert losses == pytest.approx(reference_losses(lm, passage.token_ids, start, how, len(losses)), rel=2e-4)
+
+
+def test_rate_by_length_falls_as_the_prefix_grows_and_not_before(tiny_llama):
+    passage = from_text("Call me Ishmael. Some years ago", tiny_llama.tokenizer)
+    how = quick(lr=0.1, schedule="by_length", full_rate_length=4, growth=Growth(start=2, block=1))
+    run = engine._Run(tiny_llama, passage, how, 1, 0, None)
+    rates, run.steps = {}, 1
+    for run.length in (2, 4, 9, 16):
+        rates[run.length] = run.learning_rate()
+    assert rates == pytest.approx({2: 0.1, 4: 0.1, 9: 0.1 * 2 / 3, 16: 0.05})
 
 
 @pytest.mark.parametrize("n_vectors", [1, 3])

@@ -21,7 +21,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cramming import CrammingError, models
-from cramming.models import SMOLLM2, TINY_NAMES, build_tiny, fetch, load, paper_models, weights_digest
+from cramming.models import (
+    FEW_ROWS,
+    SMOLLM2,
+    TINY_NAMES,
+    build_tiny,
+    fetch,
+    linear,
+    load,
+    paper_models,
+    weights_digest,
+)
 
 ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
 BYTES = build_tiny("llama")[1]
@@ -51,6 +61,20 @@ def test_frozen_model_takes_mem_vectors_and_gives_them_gradients(name):
     assert logits.shape == (2, 6, lm.vocab_size)
     logits[:, -1, 0].sum().backward()
     assert mem.grad.abs().sum(dim=-1).min() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 5), (3, 4, 5), (FEW_ROWS + 1, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_that_of_torch_however_it_multiplies(shape, bias):
+    """One row, few rows in one or two dimensions, and many; the values and the gradient."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator, requires_grad=True)
+    weight, offset = torch.randn(7, 5, generator=generator), torch.randn(7, generator=generator) if bias else None
+    ours, torchs = linear(x, weight, offset), torch.nn.functional.linear(x, weight, offset)
+    torch.testing.assert_close(ours, torchs)
+    assert ours.is_contiguous()
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, torchs)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
