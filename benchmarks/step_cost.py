@@ -37,7 +37,7 @@ SHAPES = [
     # The shapes in which the three systems run: the paper one passage at a time, progressive and ours in batches.
     *(("paper", 1, n, 1) for n in (8, 16, 24, 32)),
     ("progressive", 4, 24, 1),
-    ("ours", 16, 64, 1),
+    ("horizon", 16, 64, 1),
 ]
 LATENCY = ("latency", 1, 32, 1)
 MEMORY = ("memory", 16, 64, 1)

@@ -332,7 +332,7 @@ def step_cost(steps: pd.DataFrame) -> Figure:
 
 @_styled
 def exact_against_passes(results: pd.DataFrame, passages: Collection[str]) -> Figure:
-    """Exact tokens against token passes, one curve a system, mean over passages.
+    """Exact tokens against token passes, one curve a system, mean over passages; thin, the passages themselves.
 
     Args:
         results: Rows of the store.

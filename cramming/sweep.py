@@ -38,11 +38,12 @@ class Experiment(BaseModel):
     changes: dict[str, Any] = Field(default_factory=dict, description="fields of the recipe that differ")
     source: str | tuple[str, ...]
     n: int = Field(ge=1, description="passages of each source")
+    skip: int = Field(0, ge=0, description="passages of each source to pass over, such as those that others report")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of a passage; for a horizon, tokens on offer")
     n_vectors: int = Field(1, ge=1)
     seed: int = 0
     batch: int = Field(4, ge=1)
-    pages: tuple[str, ...] = Field((), description="notebooks that show it, by their file's stem; none: every one")
+    pages: tuple[str, ...] = Field((), description="notebooks that show it, or parts of them, by name; none: all")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -147,7 +148,9 @@ def offered(experiment: Experiment, lm: FrozenLM) -> list[Passage]:
         passage
         for length in experiment.lengths
         for source in experiment.sources
-        for passage in passages(source, lm.tokenizer, n=experiment.n, length=length, seed=experiment.seed)
+        for passage in passages(
+            source, lm.tokenizer, n=experiment.skip + experiment.n, length=length, seed=experiment.seed
+        )[experiment.skip :]
     ]
 
 

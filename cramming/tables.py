@@ -11,7 +11,7 @@ import torch
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
-from cramming.recipes import Recipe
+from cramming.recipes import RECIPES, Recipe
 
 
 def horizons(results: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +106,12 @@ def protocols(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-SYSTEMS = {"paper": "the paper's protocol", "progressive": "progressive, as published", "horizon": "ours"}
+SYSTEMS = {
+    "paper": "the paper's protocol",
+    "paper_own": "the same, by its own count",
+    "progressive": "progressive, as published",
+    "horizon": "ours",
+}
 
 
 def systems(results: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +119,8 @@ def systems(results: pd.DataFrame) -> pd.DataFrame:
 
     The paper's protocol crams one length after the other, each from scratch. Its exact tokens are the longest length
     that decodes exactly (token 0 given) before the first that does not, and it pays for that failure too: without it,
-    nobody would know where to stop. Lengths beyond are not counted against it.
+    nobody would know where to stop. Lengths beyond are not counted against it. By its own count, a length is reached
+    at accuracy 1, whether it decodes or not.
 
     Returns:
         One row a system and passage: system (`SYSTEMS`), passage, exact (tokens), token_passes, steps, cpu_seconds.
@@ -124,9 +130,10 @@ def systems(results: pd.DataFrame) -> pd.DataFrame:
         rows.append((run.recipe, run.passage, run.length, run.token_passes, run.steps, run.cpu_seconds))
     paper = results[(results["kind"] == "cram") & (results["recipe"] == "paper")].sort_values("length")
     for passage, runs in paper.groupby("passage"):
-        tried = runs[runs["exact"].shift(fill_value=True).cummin()]  # up to and with the first failure
-        exact = tried["length"].where(tried["exact"], 0).max()
-        rows.append(("paper", passage, exact, *tried[["token_passes", "steps", "cpu_seconds"]].sum()))
+        for system, reached in (("paper", runs["exact"]), ("paper_own", runs["accuracy"] == 1)):
+            tried = runs[reached.shift(fill_value=True).cummin()]  # up to and with the first failure
+            tokens = tried["length"].where(reached, 0).max()
+            rows.append((system, passage, tokens, *tried[["token_passes", "steps", "cpu_seconds"]].sum()))
     columns = ["system", "passage", "exact", "token_passes", "steps", "cpu_seconds"]
     frame = pd.DataFrame(rows, columns=columns)
     shared = frame.groupby("passage")["system"].transform("nunique") == frame["system"].nunique()
@@ -155,7 +162,7 @@ def exact_curve(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return np.append(0, passes), np.append(0, np.maximum.accumulate(exact))
 
 
-def systems_table(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+def systems_summary(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """`systems` summed up, one row a system, with ratios to ours.
 
     Token passes do not depend on the machine. Seconds are token passes times the seconds that one takes in the shape
@@ -164,39 +171,150 @@ def systems_table(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     Args:
         costs: From `systems`.
         steps: From `step_cost`.
+
+    Returns:
+        Index system; columns n (passages), exact and sd (tokens), steps (mean), passes and seconds and cpu (token
+        passes, seconds, processor seconds as they were, each per exact token), passes_ratio, seconds_ratio.
     """
-    per_pass = {
-        name: some["seconds"].sum() / some["positions"].sum()
-        for name, some in steps[steps["what"].isin(["paper", "progressive", "ours"])].groupby("what")
-    }
+    per_pass = steps.groupby("what")["seconds"].sum() / steps.groupby("what")["positions"].sum()
     rows = {}
     for system, some in costs.groupby("system", sort=False):
-        exact = max(1, some["exact"].sum())
+        exact = some["exact"].sum() or np.nan
         passes = some["token_passes"].sum() / exact
-        rows[SYSTEMS[str(system)]] = {
+        rows[str(system)] = {
             "n": len(some),
             "exact": some["exact"].mean(),
             "sd": some["exact"].std(),
             "steps": some["steps"].mean(),
             "passes": passes,
-            "seconds": passes * per_pass["ours" if system == "horizon" else str(system)],
+            "seconds": passes * per_pass[str(system).removesuffix("_own")],
             "cpu": some["cpu_seconds"].sum() / exact,
         }
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    ours = frame.loc[SYSTEMS["horizon"]]
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
+    ours = frame.loc["horizon"]
+    return frame.assign(
+        passes_ratio=frame["passes"] / ours["passes"], seconds_ratio=frame["seconds"] / ours["seconds"]
+    )
+
+
+def systems_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """`systems_summary` as a page shows it."""
     shown = pd.DataFrame(
         {
-            "passages": frame["n"],
-            "exact tokens of a passage": [_spread(r.exact, r.sd) for r in frame.itertuples()],
-            "steps a passage": frame["steps"].map("{:,.0f}".format),
-            "token passes per exact token": frame["passes"].map("{:,.0f}".format),
-            "times ours": (frame["passes"] / ours["passes"]).map("{:.1f}".format),
-            "seconds per exact token": frame["seconds"].map("{:.2f}".format),
-            "times ours ": (frame["seconds"] / ours["seconds"]).map("{:.1f}".format),
-            "processor seconds as they were": frame["cpu"].map("{:.2f}".format),
+            "passages": summary["n"],
+            "exact tokens of a passage": [_spread(r.exact, r.sd) for r in summary.itertuples()],
+            "steps a passage": summary["steps"].map("{:,.0f}".format),
+            "token passes per exact token": summary["passes"].map("{:,.0f}".format),
+            "seconds per exact token": summary["seconds"].map("{:,.2f}".format),
+            "token passes, times ours": summary["passes_ratio"].map("{:,.1f}".format),
+            "seconds, times ours": summary["seconds_ratio"].map("{:,.1f}".format),
+            "processor seconds as they were": summary["cpu"].map("{:,.1f}".format),
         }
     )
-    return shown.rename_axis("system")
+    return shown.rename(index=SYSTEMS)
+
+
+def bars(summary: pd.DataFrame, horizons: pd.DataFrame, benchmark: pd.DataFrame) -> pd.DataFrame:
+    """What this companion set out to reach on a laptop, and where it stands.
+
+    Args:
+        summary: From `systems_summary`.
+        horizons: Rows of kind horizon by our recipe, of the passages the mean is taken over.
+        benchmark: What benchmarks/step_cost.py wrote.
+
+    Returns:
+        Index bar; columns target, measured, reached.
+    """
+    ratios, steps = summary["seconds_ratio"], step_cost(benchmark)
+    batch = steps[(steps["what"] == "passages") & (steps["passages"] == 16)].iloc[0]
+    latency, memory = (benchmark[benchmark["what"] == what] for what in ("latency", "memory"))
+    tokens, seconds = horizons["length"], latency["seconds"].median()
+    gibibytes = memory["peak_bytes"].iloc[0] / 2**30
+    further = summary.loc["horizon", "exact"] >= summary.loc["progressive", "exact"]
+    rows = [
+        (
+            "seconds per exact token, the paper's protocol over ours",
+            "at least 50",
+            f"{ratios['paper']:,.0f}",
+            ratios["paper"] >= 50,
+        ),
+        (
+            "the same, progressive over ours, at a horizon no shorter",
+            "at least 10",
+            f"{ratios['progressive']:.1f}" + ("" if further else ", at a shorter horizon"),
+            further and ratios["progressive"] >= 10,
+        ),
+        (
+            f"mean exact horizon of {len(tokens)} passages, tokens",
+            "at least 128",
+            _spread(tokens.mean(), tokens.std()),
+            tokens.mean() >= 128,
+        ),
+        (
+            f"{latency['tokens'].iloc[0]:.0f} tokens exact, one passage, seconds, median of {len(latency)}",
+            "under 20",
+            f"{seconds:.1f} ({latency['seconds'].min():.1f} to {latency['seconds'].max():.1f})",
+            seconds < 20,
+        ),
+        (
+            f"share of the matrix-product rate, {batch['passages']} passages of {batch['tokens']} tokens",
+            "at least 60 %",
+            f"{batch['share']:.0%}",
+            batch["share"] >= 0.6,
+        ),
+        (
+            f"memory, {memory['passages'].iloc[0]:.0f} passages of {memory['tokens'].iloc[0]:.0f} tokens, GiB",
+            "at most 6",
+            f"{gibibytes:.1f}",
+            gibibytes <= 6,
+        ),
+    ]
+    frame = pd.DataFrame(rows, columns=["bar", "target", "measured", "reached"])
+    return frame.assign(reached=["yes" if yes else "no" for yes in frame["reached"]]).set_index("bar")
+
+
+def variants(results: pd.DataFrame) -> pd.DataFrame:
+    """Recipes that differ from ours in one thing, on the same passages: what each change gains or loses.
+
+    Args:
+        results: Rows of kind horizon, of recipe horizon with changes.
+
+    Returns:
+        Index changed (the fields that differ and their values, `as it is` for none); columns passages, exact horizon
+        (tokens, mean ± sd), shortest, against it as it is (mean of the differences passage by passage, tokens, with a
+        95 % bootstrap interval).
+    """
+    runs = _some(results, "horizon")
+    base, lengths = RECIPES["horizon"].model_dump(exclude={"name", "max_token_passes"}), {}
+    for text, some in runs.groupby("recipe_json", sort=False):
+        how = Recipe.model_validate_json(str(text)).model_dump()
+        lengths[_changes(base, how) or "as it is"] = some.set_index("passage")["length"]
+    if "as it is" not in lengths:
+        raise CrammingError("the results lack the recipe horizon as it is: sweep a plan that has it")
+    rows = {}
+    for changed, some in lengths.items():
+        gain = (some - lengths["as it is"]).dropna()
+        low, high = metrics.bootstrap_ci(gain)
+        rows[changed] = {
+            "passages": len(some),
+            "exact horizon, tokens": _spread(some.mean(), some.std()),
+            "shortest": some.min(),
+            "against it as it is": "" if changed == "as it is" else f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("changed")
+
+
+def _changes(base: Mapping[str, object], how: Mapping[str, object]) -> str:
+    """The fields that differ, in words: ``growth.block = 16, lr = 0.1``."""
+    said = []
+    for field, value in base.items():
+        if isinstance(value, Mapping):
+            inner = how[field]
+            assert isinstance(inner, Mapping)
+            said += [f"{field}.{part} = {inner[part]}" for part in value if inner[part] != value[part]]
+        elif how[field] != value:
+            said.append(f"{field} = {how[field]}")
+    return ", ".join(said)
 
 
 def step_cost(frame: pd.DataFrame) -> pd.DataFrame:
@@ -371,6 +489,17 @@ def published_table() -> pd.DataFrame:
         }
     ).sort_values("pg19, tokens", ascending=False)
     return frame.astype(object).where(frame.notna(), "").set_index("model")
+
+
+def published_horizon(hub: str) -> str:
+    """Mean ± standard deviation in tokens of the progressive protocol on a model, by its hub id, as published.
+
+    Source: arXiv 2607.21231, the table of model scales (progressive.csv).
+    """
+    rows = published("progressive").query("model == @hub and setting == 'model scales'")
+    if len(rows) != 1:
+        raise CrammingError(f"no horizon is published for {hub!r}: progressive.csv lists the models that have one")
+    return _spread(rows["horizon_tokens_mean"].iloc[0], rows["horizon_tokens_std"].iloc[0]) + " tokens"
 
 
 def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:

@@ -73,6 +73,12 @@ def test_a_kind_that_is_not_there_is_named():
         tables.horizons(frame(row(PAPER)))
 
 
+def test_published_horizon_of_a_model():
+    assert tables.published_horizon("HuggingFaceTB/SmolLM2-135M") == "38.5 ± 14.1 tokens"
+    with pytest.raises(CrammingError, match="no horizon is published for 'gpt2'"):
+        tables.published_horizon("gpt2")
+
+
 # The three systems
 
 
@@ -83,7 +89,8 @@ def lengths(*exact: tuple[int, bool], passage: str = "novels/a") -> list[dict]:
 
 def test_the_papers_protocol_pays_for_its_first_failure_and_for_none_beyond():
     some = frame(row(OURS, length=40), *lengths((8, True), (16, True), (24, False), (32, True)))
-    paper = tables.systems(some).set_index("system").loc["paper"]
+    costs = tables.systems(some).set_index("system")
+    paper = costs.loc["paper"]
     assert (paper["exact"], paper["token_passes"], paper["steps"]) == (16, 100 * (8 + 16 + 24), 48)
 
 
@@ -99,7 +106,15 @@ def test_only_passages_that_every_system_has_are_compared():
     some = frame(row(OURS), row(OURS, "novels/b"), row(PROGRESSIVE), *lengths((8, True)))
     costs = tables.systems(some)
     assert costs["passage"].unique().tolist() == ["novels/a"]
-    assert costs["system"].tolist() == ["paper", "progressive", "horizon"]
+    assert costs["system"].tolist() == ["paper", "paper_own", "progressive", "horizon"]
+
+
+def test_by_its_own_count_the_papers_protocol_is_done_at_accuracy_1():
+    runs = lengths((8, True), (16, False), (24, False), (32, True))
+    some = frame(row(OURS, length=40), *runs)
+    some.loc[some["length"] == 24, "accuracy"] = 0.9
+    costs = tables.systems(some).set_index("system")["exact"]
+    assert costs.to_dict() == {"paper": 8, "paper_own": 16, "horizon": 40}
 
 
 STEPS = pd.DataFrame(
@@ -107,7 +122,7 @@ STEPS = pd.DataFrame(
         ("paper", 1, 8, 1, 2.0),
         ("paper", 1, 24, 1, 2.0),
         ("progressive", 4, 24, 1, 4.8),
-        ("ours", 16, 64, 1, 10.24),
+        ("horizon", 16, 64, 1, 10.24),
         ("passages", 2, 4, 1, 1.0),
     ],
     columns=["what", "passages", "tokens", "n_vectors", "seconds"],
@@ -123,7 +138,7 @@ def rounds(*matmul: float) -> pd.DataFrame:
 def test_step_cost_counts_what_goes_through_the_model():
     some = tables.step_cost(rounds(1.0, 2.0, 4.0)).set_index(["what", "tokens"])
     assert some.loc[("passages", 4), "positions"] == 2 * 4  # one mem vector in, the last token out
-    assert some.loc[("ours", 64), "positions"] == 16 * 64
+    assert some.loc[("horizon", 64), "positions"] == 16 * 64
     # 4 operations a parameter and position: 0.032 GFLOP in a second, against rates of 1, 2 and 4.
     assert some.loc[("passages", 4), "share"] == pytest.approx(0.032 / 2)
     assert (some["rounds"] == 3).all()
@@ -131,12 +146,61 @@ def test_step_cost_counts_what_goes_through_the_model():
 
 def test_seconds_are_token_passes_times_what_one_takes():
     some = frame(row(OURS, length=40, token_passes=400), row(PROGRESSIVE, token_passes=400), *lengths((8, True)))
-    table = tables.systems_table(tables.systems(some), tables.step_cost(rounds(1.0)))
-    assert table["token passes per exact token"].tolist() == ["100", "100", "10"]
+    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
+    assert summary["passes"].tolist() == [100, 100, 100, 10]
     # The paper's shapes take 4 seconds for 32 positions, progressive 4.8 for 96, ours 10.24 for 1024.
-    assert table["seconds per exact token"].tolist() == ["12.50", "5.00", "0.10"]
-    assert table["times ours"].tolist() == ["10.0", "10.0", "1.0"]
-    assert table["times ours "].tolist() == ["125.0", "50.0", "1.0"]
+    assert summary["seconds"].tolist() == pytest.approx([12.5, 12.5, 5.0, 0.1])
+    assert summary["passes_ratio"].tolist() == pytest.approx([10, 10, 10, 1])
+    assert summary["seconds_ratio"].tolist() == pytest.approx([125, 125, 50, 1])
+    table = tables.systems_table(summary)
+    assert table.index.tolist() == list(tables.SYSTEMS.values())
+    assert table["seconds, times ours"].tolist() == ["125.0", "125.0", "50.0", "1.0"]
+
+
+def test_a_system_without_an_exact_token_has_no_price():
+    some = frame(row(OURS, length=40, token_passes=400), *lengths((8, False)))
+    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
+    assert np.isnan(summary.loc["paper", "passes"])
+
+
+BENCHMARK = pd.concat(
+    [
+        rounds(1.0).assign(what="passages", passages=16, tokens=32, n_vectors=1, seconds=4.0),
+        pd.DataFrame({"what": "latency", "passages": 1, "tokens": 32, "seconds": [9.0, 19.0, 40.0]}),
+        pd.DataFrame({"what": ["memory"], "passages": 16, "tokens": 64, "peak_bytes": 5 * 2**30}),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("better", "reached"),
+    [({}, "no no no yes no yes"), ({"length": 130, "token_passes": 130}, "yes yes yes yes no yes")],
+)
+def test_bars_are_reached_or_not(better, reached):
+    some = frame(row(OURS, **{"length": 3, "token_passes": 600} | better), row(PROGRESSIVE), *lengths((8, True)))
+    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
+    bars = tables.bars(summary, some.head(1), BENCHMARK)
+    assert " ".join(bars["reached"]) == reached
+    assert bars["measured"].tolist()[3:] == ["19.0 (9.0 to 40.0)", "51%", "5.0"]
+
+
+def test_variants_are_compared_passage_by_passage():
+    def two(changes: dict, *exact: int) -> list[dict]:
+        how = recipe("horizon", max_token_passes=100, **changes)
+        passages = zip(("novels/a", "novels/b"), exact, strict=True)
+        return [row(how, passage, length=n) for passage, n in passages]
+
+    growth = recipe("horizon").growth.model_dump()
+    some = frame(
+        *two({"lr": 0.1}, 4, 10), *two({}, 5, 13), *two({"growth": growth | {"block": 16}, "focus": 1}, 9, 13)
+    )
+    table = tables.variants(some)
+    assert table.index.tolist() == ["lr = 0.1", "as it is", "focus = 1.0, growth.block = 16"]
+    assert table["against it as it is"].tolist() == ["-2.0 (-3.0 to -1.0)", "", "+2.0 (+0.0 to +4.0)"]
+    assert table["exact horizon, tokens"].tolist()[0] == "7.0 ± 4.2"
+    assert table["shortest"].tolist() == [4, 5, 9]
+    with pytest.raises(CrammingError, match="as it is"):
+        tables.variants(some.head(2))
 
 
 def test_curve_of_a_horizon_lags_the_prefix_by_its_block():
