@@ -143,6 +143,32 @@ def capacity_by_model(capacity: pd.DataFrame, ours: pd.DataFrame) -> Figure:
 
 
 @_styled
+def utilisation(frame: pd.DataFrame) -> Figure:
+    """Figure 5: share of the 16-bit bound that is used, in tokens and in bits; running against random text.
+
+    Args:
+        frame: `cramming.tables.theory`.
+    """
+    kinds = {"running text": ("pg19", "novels"), "random words": ("random",)}
+    order = frame[frame["source"] != "random"].groupby("model")["tokens_used"].max().sort_values().index
+    places = {model: place for place, model in enumerate(order)}
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(order) + 1.4), sharey=True)
+    for axis, column, label in ((axes[0], "tokens_used", "tokens"), (axes[1], "bits_used", "bits")):
+        for (kind, sources), colour, marker in zip(kinds.items(), COLOURS[:2], "o^", strict=False):
+            some = frame[frame["source"].isin(sources) & frame["model"].isin(order)]
+            axis.plot(some[column] * 100, some["model"].map(places), marker, color=colour, markersize=8,
+                      markeredgecolor="black", markeredgewidth=0.5, label=kind)  # fmt: skip
+        pairs = frame[frame["source"].isin(sum(kinds.values(), ()))].groupby("model")[column]
+        for model, low, high in zip(pairs.min().index, pairs.min(), pairs.max(), strict=True):
+            axis.plot([low * 100, high * 100], [places[model]] * 2, color="#777777", linewidth=1, zorder=0)
+        axis.set(xlabel=f"share of the 16-bit bound, in {label}, %", xlim=(0, None))
+    here = set(frame.loc[frame["here"], "model"])
+    axes[0].set_yticks(range(len(order)), [f"{model}, here" if model in here else model for model in order])
+    axes[0].legend(loc="lower right", fontsize="small")
+    return figure
+
+
+@_styled
 def horizons_by_source(runs: pd.DataFrame) -> Figure:
     """Exact horizon of every passage, by source, with the mean and its 95 % bootstrap interval.
 

@@ -250,20 +250,20 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
         progress: Whether to show bars while something is computed.
 
     Returns:
-        The store's frame, and the column provenance: which weights, in a phrase.
+        The store's frame, and of each row's model the columns provenance (which weights, in a phrase), width and
+        vocab_size.
     """
     plan, store = load_plan(scale).of(page), store or store_of(scale)
-    provenance: dict[str, str] = {}
+    about = []
     for name in plan.models:
         lm = load(name, dtype=plan.dtype)
         sweep(plan, lm, store, progress=progress)
-        keys = (
+        keys = {
             key_of(lm, experiment, passage) for experiment in plan.experiments for passage in offered(experiment, lm)
-        )
-        provenance |= dict.fromkeys(keys, lm.provenance)
-    frame = store.frame()
-    frame = frame[frame["key"].isin(provenance.keys())].reset_index(drop=True)
-    return frame.assign(provenance=frame["key"].map(provenance))
+        }
+        about += [(key, lm.provenance, lm.width, lm.vocab_size) for key in keys]
+    columns = ["key", "provenance", "width", "vocab_size"]
+    return store.frame().merge(pd.DataFrame(about, columns=columns), on="key", how="inner")
 
 
 def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:

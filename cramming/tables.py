@@ -17,9 +17,9 @@ from cramming.recipes import RECIPES, Recipe
 def horizons(results: pd.DataFrame) -> pd.DataFrame:
     """Exact horizons by recipe, model and source: the summary that figures and captions read.
 
-    Columns: recipe, model, source, n, mean, sd, low, high (tokens; 95 % bootstrap interval of the mean), least, most
-    (tokens), bits_mean, bits_sd (information gain over tokens 1 on, bits), bits_per_token, token_gain_mean,
-    token_gain_sd (tokens), token_passes_per_token, cpu_seconds_per_token (per exact token).
+    Columns: recipe, model, width, vocab_size, source, n, mean, sd, low, high (tokens; 95 % bootstrap interval of the
+    mean), least, most (tokens), bits_mean, bits_sd (information gain over tokens 1 on, bits), bits_per_token,
+    token_gain_mean, token_gain_sd (tokens), token_passes_per_token, cpu_seconds_per_token (per exact token).
     """
     runs = _some(results, "horizon")
     rows = []
@@ -31,6 +31,8 @@ def horizons(results: pd.DataFrame) -> pd.DataFrame:
             {
                 "recipe": recipe,
                 "model": model,
+                "width": some["width"].iloc[0],
+                "vocab_size": some["vocab_size"].iloc[0],
                 "source": source,
                 **metrics.horizon_summary(some["length"]),
                 "least": some["length"].min(),
@@ -433,11 +435,9 @@ def arms_by_model(frame: pd.DataFrame) -> pd.DataFrame:
 
 def horizon_table(results: pd.DataFrame) -> pd.DataFrame:
     """`horizons` as a page shows it: one row a model and source, spread and unit in every cell or heading."""
-    widths = {name: (row["hidden_size"], row["vocab_size"]) for name, row in _widths().iterrows()}
     rows = {}
     for row in horizons(results).to_dict("records"):
-        width, vocabulary = widths.get(row["model"], (np.nan, np.nan))
-        bound = metrics.theoretical_capacity(width, vocabulary) if width == width else np.nan
+        bound = metrics.theoretical_capacity(row["width"], row["vocab_size"])
         rows[(row["model"], row["source"])] = {
             "passages": row["n"],
             "exact horizon, tokens": _spread(row["mean"], row["sd"]),
@@ -446,7 +446,7 @@ def horizon_table(results: pd.DataFrame) -> pd.DataFrame:
             "token gain, tokens": _spread(row["token_gain_mean"], row["token_gain_sd"]),
             "information gain, bits": _spread(row["bits_mean"], row["bits_sd"], 0),
             "bits per token": f"{row['bits_per_token']:.2f}",
-            "horizon over 16-bit bound": "" if bound != bound else f"{row['mean'] / bound:.1%}",
+            "horizon over 16-bit bound": f"{row['mean'] / bound:.1%}",
             "token passes per exact token": f"{row['token_passes_per_token']:.0f}",
             "processor seconds per exact token": f"{row['cpu_seconds_per_token']:.2f}",
         }
@@ -469,6 +469,64 @@ def protocol_table(results: pd.DataFrame) -> pd.DataFrame:
             "ours: passages exact at this length": (both["horizon_exact"] * both["n"]).round().astype("Int64"),
         }
     ).set_index("length, tokens")
+
+
+def theory(results: pd.DataFrame) -> pd.DataFrame:
+    """Bound and utilisation, in tokens and in bits, of every model published and of ours (Figure 5).
+
+    The bound is `metrics.theoretical_capacity` for numbers of 32, 16 and 8 bits. What is set against it is the mean
+    token gain, and the mean information gain against the bits of the vector. Published gains are means over runs
+    beyond capacity, ours over horizons, and ours leave out the information of token 0.
+
+    Returns:
+        Columns model, here (whether measured here), source, n (passages, 0 if not published), width, vocab_size,
+        bound_32, bound_16, bound_8 (tokens), token_gain (tokens), information_bits, tokens_used, bits_used (shares of
+        the bound for 16-bit numbers).
+    """
+    models = published("models").set_index("hub_id")
+    capacity = published("capacity")
+    about = models.loc[capacity["model"].map(hub_id)].reset_index()
+    said = pd.DataFrame(
+        {
+            "model": about["name"],
+            "here": False,
+            "source": capacity["source"],
+            "n": 0,
+            "width": about["hidden_size"],
+            "vocab_size": about["vocab_size"],
+            "token_gain": capacity["token_gain_mean"],
+            "information_bits": capacity["information_gain_nats_mean"].map(metrics.nats_to_bits),
+        }
+    )
+    ours = horizons(results).assign(here=True)
+    ours = ours.rename(columns={"token_gain_mean": "token_gain", "bits_mean": "information_bits"})
+    both = pd.concat([said, ours[list(said)]], ignore_index=True)
+    for bits in (32, 16, 8):
+        both[f"bound_{bits}"] = [metrics.theoretical_capacity(r.width, r.vocab_size, bits) for r in both.itertuples()]
+    return both.assign(
+        tokens_used=both["token_gain"] / both["bound_16"],
+        bits_used=both["information_bits"] / (16 * both["width"]),
+    )
+
+
+def theory_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`theory` as a page shows it: one row a model and text."""
+    return pd.DataFrame(
+        {
+            "model": [f"{r.model} ({'here' if r.here else 'published'})" for r in frame.itertuples()],
+            "text": frame["source"],
+            "width d": frame["width"],
+            "bound, tokens: 32-bit": frame["bound_32"].map("{:,.0f}".format),
+            "16-bit": frame["bound_16"].map("{:,.0f}".format),
+            "8-bit": frame["bound_8"].map("{:,.0f}".format),
+            "token gain, tokens": frame["token_gain"].map("{:,.1f}".format),
+            "of the 16-bit bound": frame["tokens_used"].map("{:.1%}".format),
+            "information gain, bits": frame["information_bits"].map("{:,.0f}".format),
+            "of 16 d bits": frame["bits_used"].map("{:.1%}".format),
+            "of 32 d": (frame["bits_used"] / 2).map("{:.1%}".format),
+            "of 8 d": (frame["bits_used"] * 2).map("{:.1%}".format),
+        }
+    ).set_index("model")
 
 
 def published_table() -> pd.DataFrame:
@@ -546,12 +604,6 @@ def cost(results: pd.DataFrame) -> str:
 
 def _spread(mean: float, sd: float, digits: int = 1) -> str:
     return f"{mean:,.{digits}f}" + (f" ± {sd:,.{digits}f}" if sd == sd else "")
-
-
-def _widths() -> pd.DataFrame:
-    """Width and vocabulary of the models whose bound a table states, by the names `cramming.models.load` gives."""
-    ours = pd.DataFrame({"hidden_size": [576], "vocab_size": [49152]}, index=["smollm2-135m"])
-    return pd.concat([ours, published("models").set_index("name")[["hidden_size", "vocab_size"]]])
 
 
 def budgets(results: pd.DataFrame) -> str:

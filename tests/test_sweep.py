@@ -314,7 +314,8 @@ def test_plan_of_several_models_holds_the_runs_of_each(store, tmp_path):
     assert sorted(frame.index) == ["tiny-llama", "tiny-opt"]
     for name in both.models:
         assert frame.loc[name, "model_digest"] == model(name).digest
-        assert frame.loc[name, "provenance"] == model(name).provenance
+        for column in ("provenance", "width", "vocab_size"):
+            assert frame.loc[name, column] == getattr(model(name), column)
     assert recheck(store, device="cpu", progress=False)["model"].tolist() == ["tiny-llama", "tiny-opt"]
 
 

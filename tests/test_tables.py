@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cramming import CrammingError, plots, tables
+from cramming.paper import published
 from cramming.recipes import Recipe, recipe
 
 
@@ -20,6 +21,8 @@ def row(how: Recipe, passage: str = "novels/a", **changes) -> dict:
         "recipe": how.name,
         "recipe_json": how.model_dump_json(),
         "model": "tiny-llama",
+        "width": 64,
+        "vocab_size": 257,
         "source": passage.split("/")[0],
         "passage": passage,
         "n_vectors": 1,
@@ -77,6 +80,26 @@ def test_published_horizon_of_a_model():
     assert tables.published_horizon("HuggingFaceTB/SmolLM2-135M") == "38.5 ± 14.1 tokens"
     with pytest.raises(CrammingError, match="no horizon is published for 'gpt2'"):
         tables.published_horizon("gpt2")
+
+
+# The bound
+
+
+def test_theory_sets_published_and_ours_against_the_same_bound():
+    some = tables.theory(frame(row(OURS, correct_with=4, correct_without=1), row(OURS, "random/b")))
+    assert len(some) == 34 + 2
+    here = some[some["here"]].set_index("source").loc["novels"]
+    bound = 64 * 16 / np.log2(257)
+    assert (here["bound_32"], here["bound_16"], here["bound_8"]) == pytest.approx((2 * bound, bound, bound / 2))
+    assert here["tokens_used"] == pytest.approx(3 / bound)
+    assert here["bits_used"] == pytest.approx(3 * 2.75 / np.log(2) / (16 * 64))
+    # Figure 5 as published, to its four decimals; data/paper/README.md says why one of them differs.
+    said = some[~some["here"]].set_index(["model", "source"])["tokens_used"]
+    for known in published("models").itertuples():
+        assert said[known.name, "pg19"] == pytest.approx(known.utilisation_pg19, abs=6e-5)
+        assert said[known.name, "random"] == pytest.approx(known.utilisation_random, abs=2e-4)
+    assert len(tables.theory_table(some)) == 36
+    assert isinstance(plots.utilisation(some), Figure)
 
 
 # The three systems
