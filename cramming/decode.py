@@ -104,21 +104,21 @@ def teacher_forced(lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor) -> tup
 
 @torch.no_grad()
 def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-entropy in nats, and whether the argmax is right, of each token of the plain text, both (L,).
+    """Cross-entropy in nats and gap in logits of each token of the plain text, both (L,).
 
-    Nothing stands before token 0, so the model says nothing of it: it counts as wrong, and as log V nats, what a
-    uniform guess costs.
+    Nothing stands before token 0, so the model says nothing of it: it counts as log V nats, what a uniform guess
+    costs, and with a gap of 0 as not won.
     """
     if not token_ids:
         raise CrammingError("the passage is empty: give at least one token")
     tokens = torch.tensor([list(token_ids)], device=lm.device)
     nats = torch.full((tokens.shape[1],), math.log(lm.vocab_size))
-    correct = torch.zeros(tokens.shape[1], dtype=torch.bool)
+    gaps = torch.zeros(tokens.shape[1])
     if tokens.shape[1] > 1:
         logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
-        some_nats, gaps = _nats_and_gaps(logits, tokens[:, 1:])
-        nats[1:], correct[1:] = some_nats[0].cpu(), gaps[0].cpu() > 0
-    return nats.numpy(), correct.numpy()
+        some_nats, some_gaps = _nats_and_gaps(logits, tokens[:, 1:])
+        nats[1:], gaps[1:] = some_nats[0].cpu(), some_gaps[0].cpu()
+    return nats.numpy(), gaps.numpy()
 
 
 @torch.no_grad()

@@ -59,6 +59,30 @@ def information_gain(
     return gain / base.size if per_token else gain
 
 
+def least_reduction(nats: ArrayLike, gaps: ArrayLike) -> NDArray[np.float64]:
+    """The cross-entropy, in nats, that has to be taken off each token for the argmax to be right everywhere.
+
+    The logit of the true token is raised until it equals the best other one, and no other is touched: with p its
+    probability and q that of the best other, that takes log(q / (1 - p + q)) - log p, and 0 where it wins already.
+    Whoever may lower single other logits as well gets away with less. A token of probability 1/4 against one of 3/4
+    becomes 1/2 against 1/2, which takes log 2.
+
+    Args:
+        nats: Cross-entropy of each token, -log p, shape (L,).
+        gaps: Logit of each true token minus the best other one, log p - log q, shape (L,).
+
+    Examples:
+        >>> import math
+        >>> round(float(least_reduction([math.log(4)], [math.log(1 / 3)])[0]), 4)
+        0.6931
+    """
+    base = _vector(nats, "nats", low=0)
+    gap = _vector(gaps, "gaps", size=base.size)
+    behind = np.minimum(gap, 0)
+    # q - p = p * (1 / e**gap - 1); log1p keeps it from being lost where both are small.
+    return -behind - np.log1p(np.exp(-base) * np.expm1(-behind))
+
+
 def nats_to_bits(nats: float) -> float:
     """Nats to bits; `bits_to_nats` is the way back."""
     return nats / math.log(2)

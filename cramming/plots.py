@@ -169,6 +169,54 @@ def utilisation(frame: pd.DataFrame) -> Figure:
 
 
 @_styled
+def surprise(frame: pd.DataFrame) -> Figure:
+    """What passages cost the model without mem: each passage's mean, by source, and the mean by position.
+
+    Args:
+        frame: `cramming.information.surprise`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[1, 1.3])
+    bits = frame.assign(bits=frame["nats"].map(metrics.nats_to_bits))
+    sources = [source for source in SOURCES if source in set(frame["source"])]
+    edges = np.unique(np.geomspace(1, frame["position"].max() + 1, 13).astype(int))
+    for place, source in enumerate(sources):
+        colour, marker = SOURCES[source]
+        some = bits[bits["source"] == source]
+        means = np.sort(some.groupby("passage")["bits"].mean())
+        spread = (np.arange(len(means)) % 5 - 2) * 0.06
+        left.scatter(means, place + spread, color=colour, marker=marker, s=30, edgecolor="black", linewidth=0.5)
+        binned = some.groupby(pd.cut(some["position"], edges, right=False, labels=edges[:-1]), observed=True)["bits"]
+        right.plot(binned.mean().index.astype(int), binned.mean(), color=colour, marker=marker, label=source)
+    left.set_yticks(range(len(sources)), sources)
+    left.set(xlabel="bits a token, mean of a passage", xlim=(0, None), ylim=(len(sources) - 0.5, -0.5))
+    left.grid(visible=False, axis="y")
+    right.set(xscale="log", xlabel="position in the passage (log scale)", ylabel="bits a token", ylim=(0, None))
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    right.legend()
+    return figure
+
+
+@_styled
+def reduction(frame: pd.DataFrame) -> Figure:
+    """Bits that cramming removes against the least that would do, one mark a passage, on the line nothing is wasted.
+
+    Args:
+        frame: `cramming.tables.reduction`.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 4.4))
+    most = max(frame["removed_bits"].max(), frame["least_bits"].max()) * 1.05
+    axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="the least that would do")
+    for source, (colour, marker) in SOURCES.items():
+        some = frame[frame["source"] == source]
+        if len(some):
+            axis.plot(some["least_bits"], some["removed_bits"], marker, color=colour, markeredgecolor="black",
+                      markeredgewidth=0.5, label=f"{source} (n = {len(some)})")  # fmt: skip
+    axis.set(xlabel="least to remove, bits", ylabel="removed by the mem vector, bits", xlim=(0, None), ylim=(0, most))
+    axis.legend()
+    return figure
+
+
+@_styled
 def horizons_by_source(runs: pd.DataFrame) -> Figure:
     """Exact horizon of every passage, by source, with the mean and its 95 % bootstrap interval.
 

@@ -23,7 +23,7 @@ from cramming.horizon import Horizon, horizon
 from cramming.models import FrozenLM, load
 from cramming.recipes import Recipe, recipe
 from cramming.store import RESULTS, Store, run_key
-from cramming.texts import Passage, passages
+from cramming.texts import Passage, from_tokens, passages
 
 PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
 
@@ -266,6 +266,14 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
     return store.frame().merge(pd.DataFrame(about, columns=columns), on="key", how="inner")
 
 
+def crammed(frame: pd.DataFrame, lm: FrozenLM) -> list[Passage]:
+    """What the vectors of runs hold: of each row its passage, cut to its length."""
+    return [
+        from_tokens(row.passage, row.source, row.token_ids[: row.length].tolist(), lm.tokenizer)
+        for row in frame.query("length > 0").itertuples()
+    ]
+
+
 def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:
     """Decode every stored vector again from its model.
 
@@ -313,7 +321,7 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         certificate = certify(lm, run.mem, run.passage.token_ids, given=first)
     token_ids = run.passage.token_ids[:length]
     certificate = certificate or Certificate(0, 0, 0, -np.inf, np.zeros(0, bool), np.zeros(0))
-    nats_without, correct_without = without_mem(lm, token_ids) if length else (np.zeros(0), np.zeros(0, bool))
+    nats_without, gaps_without = without_mem(lm, token_ids) if length else (np.zeros(0), np.zeros(0))
     scored = slice(first, None)
     measured = run.correct[:length][scored]
     row = {
@@ -339,7 +347,7 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "exact": length > 0 and certificate.exact,
         "margin": certificate.margin,
         "correct_with": int(measured.sum()),
-        "correct_without": int(correct_without[scored].sum()),
+        "correct_without": int((gaps_without[scored] > 0).sum()),
         "nats_with": float(run.nats[:length][scored].sum()),
         "nats_without": float(nats_without[scored].sum()),
         "token_ids": list(run.passage.token_ids),

@@ -529,6 +529,74 @@ def theory_table(frame: pd.DataFrame) -> pd.DataFrame:
     ).set_index("model")
 
 
+def text_table(sizes: pd.DataFrame, surprise: pd.DataFrame) -> pd.DataFrame:
+    """What passages are like, one row a source: sizes, and what they cost the model without mem.
+
+    Args:
+        sizes: From `cramming.information.sizes`.
+        surprise: From `cramming.information.surprise`, of the same passages.
+    """
+    rows = {}
+    for source, some in sizes.groupby("source", sort=False):
+        tokens = surprise[surprise["source"] == source].groupby("passage")["nats"]
+        bits = tokens.mean().map(metrics.nats_to_bits)
+        # Characters of the tokens that are scored, as nearly as one can say: all but the first token's share.
+        characters = some.set_index("passage")["characters"] * (1 - 1 / some.set_index("passage")["tokens"])
+        rows[source] = {
+            "passages": len(some),
+            "tokens of each": _range(some["tokens"]),
+            "words": _range(some["words"]),
+            "characters a token": f"{some['characters'].sum() / some['tokens'].sum():.2f}",
+            "bits a token": _spread(bits.mean(), bits.std(), 2),
+            "range": f"{bits.min():.2f} to {bits.max():.2f}",
+            "bits a character": f"{metrics.nats_to_bits(tokens.sum().sum()) / characters.sum():.2f}",
+            "already the argmax": f"{(surprise.loc[surprise['source'] == source, 'least_nats'] == 0).mean():.0%}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
+
+
+def reduction(results: pd.DataFrame, surprise: pd.DataFrame) -> pd.DataFrame:
+    """What cramming takes off the cross-entropy of each horizon, and the least that would do.
+
+    Args:
+        results: Rows of kind horizon.
+        surprise: From `cramming.information.surprise`, of the same passages at least as long.
+
+    Returns:
+        One row a run: model, source, passage, length (tokens), bits (without mem), least_bits, removed_bits; all three
+        leave token 0 out.
+    """
+    rows = []
+    tokens = {str(name): some.sort_values("position") for name, some in surprise.groupby("passage")}
+    for run in _some(results, "horizon").query("length >= 2").itertuples():
+        some = tokens[run.passage].head(run.length - 1)
+        if len(some) < run.length - 1:
+            raise CrammingError(f"surprise covers {len(some) + 1} tokens of {run.passage}: give {run.length} or more")
+        removed = metrics.information_gain(run.token_nats_without, run.token_nats_with, score_first=False)
+        nats = (some["nats"].sum(), some["least_nats"].sum(), removed)
+        rows.append((run.model, run.source, run.passage, run.length, *map(metrics.nats_to_bits, nats)))
+    columns = ["model", "source", "passage", "length", "bits", "least_bits", "removed_bits"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`reduction` summed up, one row a model and source; shares are of sums over passages."""
+    rows = {}
+    for key, some in frame.groupby(["model", "source"], sort=False):
+        ratio = some["removed_bits"] / some["least_bits"]
+        rows[key] = {
+            "passages": len(some),
+            "horizon, tokens": _spread(some["length"].mean(), some["length"].std()),
+            "bits without mem": _spread(some["bits"].mean(), some["bits"].std(), 0),
+            "least to remove, bits": _spread(some["least_bits"].mean(), some["least_bits"].std(), 0),
+            "removed, bits": _spread(some["removed_bits"].mean(), some["removed_bits"].std(), 0),
+            "removed over least": _spread(ratio.mean(), ratio.std(), 2),
+            "least over all": f"{some['least_bits'].sum() / some['bits'].sum():.0%}",
+            "removed over all": f"{some['removed_bits'].sum() / some['bits'].sum():.0%}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+
+
 def published_table() -> pd.DataFrame:
     """The 14 models of the paper as published: size, width, bound and capacity in tokens by source."""
     models = published("models").set_index("hub_id")
@@ -609,6 +677,11 @@ def _spread(mean: float, sd: float, digits: int = 1) -> str:
 def budgets(results: pd.DataFrame) -> str:
     """What ended runs that were never solved, for captions."""
     return "; ".join(sorted({Recipe.model_validate_json(text).budget for text in results["recipe_json"]}))
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _some(results: pd.DataFrame, kind: str) -> pd.DataFrame:

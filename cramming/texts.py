@@ -63,7 +63,7 @@ class Passage:
             raise CrammingError(
                 f"passage {self.id} has no tokenizer to cut it with: make it with passages or from_text"
             )
-        return _passage(self.id, self.source, self.token_ids[:n], self.tokenizer)
+        return from_tokens(self.id, self.source, self.token_ids[:n], self.tokenizer)
 
 
 def passages(
@@ -207,7 +207,8 @@ def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _passage(id: str, source: str, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Passage:
+def from_tokens(id: str, source: str, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Passage:
+    """A passage from tokens that are known already, such as those of a row of the store."""
     text = str(tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
     digest = _sha256(",".join(map(str, token_ids)))[:16]
     return Passage(id, source, tuple(token_ids), text, digest, tokenizer)
@@ -219,7 +220,7 @@ def _first_tokens(id: str, source: str, text: str, tokenizer: PreTrainedTokenize
     ids = _token_ids(text, tokenizer)
     if length is not None and length > len(ids):
         raise CrammingError(f"text {id!r} has {len(ids)} tokens, fewer than length={length}: use {len(ids)} or fewer")
-    return _passage(id, source, ids[:length], tokenizer)
+    return from_tokens(id, source, ids[:length], tokenizer)
 
 
 @cache
@@ -230,7 +231,7 @@ def _frequent_words() -> list[str]:
 def _random_passage(tokenizer: PreTrainedTokenizerBase, length: int, seed: int, index: int) -> Passage:
     # A word is at least one token; a few more words keep the last tokens from depending on where the text stops.
     ids = _token_ids(" ".join(random_words(length + 8, seed, index)), tokenizer)
-    return _passage(f"random/{seed}-{index:04d}", "random", ids[:length], tokenizer)
+    return from_tokens(f"random/{seed}-{index:04d}", "random", ids[:length], tokenizer)
 
 
 def _shipped(source: str, seed: int) -> list[tuple[str, str]]:

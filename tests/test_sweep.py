@@ -21,6 +21,7 @@ from cramming.sweep import (
     PLANS,
     Experiment,
     Plan,
+    crammed,
     key_of,
     load_plan,
     pending,
@@ -114,6 +115,20 @@ def test_rows_add_up(smoke):
                 assert np.isnan(row.token_nats_with[0])
                 assert not row.token_correct[0]
     assert (smoke.frame()["length"] >= 2).any()  # the premise: some horizons were reached
+
+
+def test_rows_give_their_passages_back_cut_to_what_was_reached(smoke):
+    frame, lm = smoke.frame(), model("tiny-llama")
+    again = crammed(frame, lm)
+    rows = frame[frame["length"] > 0]
+    assert [(p.id, p.source, len(p)) for p in again] == list(
+        rows[["passage", "source", "length"]].itertuples(index=False)
+    )
+    whole = rows["length"] == rows["offered"]
+    assert whole.any()
+    assert [p.digest for p, all_of_it in zip(again, whole, strict=True) if all_of_it] == rows.loc[
+        whole, "passage_digest"
+    ].tolist()
 
 
 def test_no_row_names_a_place_on_this_machine(smoke):
