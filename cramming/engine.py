@@ -22,7 +22,7 @@ from cramming.models import FrozenLM, linear
 from cramming.recipes import Recipe
 from cramming.texts import Passage
 
-PACKED_POSITIONS = 128  # longest sequence that short rows are packed into: attention costs grow with its square
+PACKED_POSITIONS = 128  # about how long a sequence of short rows gets: attention costs grow with its square
 CHECKPOINT_SECONDS = 120.0
 BAR_SECONDS = 0.5
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
@@ -373,23 +373,23 @@ def score(
 class _Packing:
     """Rows of unequal length laid end to end in a few sequences, each row seeing itself alone.
 
-    Padding every row to the longest wastes work on the padding: half of it, where horizons differ twofold.
+    Padding every row to the longest wastes work on the padding: half of it, where horizons differ twofold. Sequences
+    are filled evenly, since the shorter ones are padded to the longest.
 
     Args:
         fed: Positions of each row.
     """
 
     def __init__(self, fed: list[int]) -> None:
-        self.fed, self.size = fed, max(PACKED_POSITIONS, *fed)
-        room: list[int] = []  # positions left in each sequence
+        self.fed = fed
+        self.sequences = -(-sum(fed) // max(PACKED_POSITIONS, *fed))
+        filled = [0] * self.sequences
         self.slots: list[tuple[int, int]] = [(0, 0)] * len(fed)  # sequence and offset of each row
-        for row in sorted(range(len(fed)), key=lambda r: -fed[r]):  # first fit, longest first
-            sequence = next((i for i, left in enumerate(room) if left >= fed[row]), len(room))
-            if sequence == len(room):
-                room.append(self.size)
-            self.slots[row] = sequence, self.size - room[sequence]
-            room[sequence] -= fed[row]
-        self.sequences, self.size = len(room), self.size - min(room)
+        for row in sorted(range(len(fed)), key=lambda r: -fed[r]):  # the longest first, each where there is most room
+            sequence = min(range(self.sequences), key=filled.__getitem__)
+            self.slots[row] = sequence, filled[sequence]
+            filled[sequence] += fed[row]
+        self.size = max(filled)
 
     def run(self, lm: FrozenLM, embeds: torch.Tensor) -> torch.Tensor:
         """Last hidden states of the rows, (B, T, h), from their embeddings, (B, T, d). Past a row's end: noise."""
