@@ -429,3 +429,65 @@ def exact_against_passes(results: pd.DataFrame, passages: Collection[str]) -> Fi
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.legend()
     return figure
+
+
+@_styled
+def attention_maps(shares: pd.DataFrame, plain: pd.DataFrame) -> Figure:
+    """Mean share of attention by layer and head: to mem, and to the first token of the plain text.
+
+    Args:
+        shares: From `cramming.attention.mem_shares`.
+        plain: From `cramming.attention.first_token_shares`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True)
+    for axis, some, title in ((axes[0], shares, "to mem"), (axes[1], plain, "to the first token, no mem")):
+        grid = some.pivot_table("share", "layer", "head") * 100
+        image = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto", origin="lower")
+        axis.set(xlabel="head", title=f"Attention {title}, %", xticks=range(grid.shape[1]))
+        axis.grid(visible=False)
+    axes[0].set(ylabel="layer")
+    figure.colorbar(image, ax=axes, label="share of attention, %", shrink=0.8)
+    return figure
+
+
+@_styled
+def attention_by_position(shares: pd.DataFrame) -> Figure:
+    """Share of attention to mem against the position of the token that looks, for thirds of the network.
+
+    Args:
+        shares: From `cramming.attention.mem_shares`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    depth = shares["layer"].max() + 1
+    third = np.minimum(shares["layer"] * 3 // depth, 2)
+    for part, (label, style, colour) in enumerate(
+        zip(("first third", "middle third", "last third"), ("-", "--", ":"), COLOURS[:3], strict=True)
+    ):
+        some = shares[third == part].groupby(["passage", "position"])["share"].mean().groupby("position")
+        line = some.mean()[some.size() >= min(3, shares["passage"].nunique())]
+        axis.plot(line.index, line * 100, style, color=colour, linewidth=2, label=f"{label} of the layers")
+    axis.set(xlabel="position of the token that looks", ylabel="share of attention on mem, %", ylim=(0, 100))
+    axis.legend()
+    return figure
+
+
+@_styled
+def knock_out(frame: pd.DataFrame) -> Figure:
+    """Share of tokens still right when mem is hidden in one layer, in all up to it, or in all from it on.
+
+    Args:
+        frame: From `cramming.attention.knock_out`, of one passage or several.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    for (hidden, label), colour, style, marker in zip(
+        {"one": "in this layer alone", "up to": "in all layers up to it", "from": "in all layers from it on"}.items(),
+        COLOURS[:3], ("-", "--", ":"), "os^", strict=True,
+    ):  # fmt: skip
+        lines = frame[frame["hidden"] == hidden].groupby("layer")["right"]
+        mean, error = lines.mean() * 100, lines.sem().fillna(0) * 100
+        axis.plot(mean.index, mean, style, color=colour, marker=marker, markersize=4, label=f"hidden {label}")
+        axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+    axis.axhline(frame.loc[frame["hidden"] == "none", "right"].mean() * 100, color="#777777", linewidth=1)
+    axis.set(xlabel="layer", ylabel="tokens still right, %", ylim=(-3, 103))
+    axis.legend()
+    return figure

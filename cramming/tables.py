@@ -597,6 +597,31 @@ def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
 
 
+def attention_table(ours: str, shares: pd.DataFrame, plain: pd.DataFrame, hub: str) -> pd.DataFrame:
+    """Share of attention on mem, and on the first token of plain text: ours, and as published for one model.
+
+    Args:
+        ours: What to call ours.
+        shares: From `cramming.attention.mem_shares`.
+        plain: From `cramming.attention.first_token_shares`.
+        hub: Hub id of the published model. Source: arXiv 2607.21231 (attention_mass.csv).
+    """
+    mine = [some.groupby("passage")["share"].mean() * 100 for some in (shares, plain)]
+    said = published("attention_mass").set_index("model").loc[hub]
+    columns = ["to mem, %", "to the first token of plain text, %", "passages"]
+    rows = {
+        ours: (*(_spread(each.mean(), each.std()) for each in mine), len(mine[0])),
+        f"{hub} (published)": (
+            *(
+                _spread(said[f"{what}_attention_mass_percent_mean"], said[f"{what}_attention_mass_percent_std"])
+                for what in ("mem", "bos")
+            ),
+            "not stated",
+        ),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
 def published_table() -> pd.DataFrame:
     """The 14 models of the paper as published: size, width, bound and capacity in tokens by source."""
     models = published("models").set_index("hub_id")
