@@ -597,29 +597,26 @@ def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
 
 
-def attention_table(ours: str, shares: pd.DataFrame, plain: pd.DataFrame, hub: str) -> pd.DataFrame:
-    """Share of attention on mem, and on the first token of plain text: ours, and as published for one model.
+def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub: str) -> pd.DataFrame:
+    """Share of attention on mem, by recipe, and on the first token of plain text: here, and published for one model.
 
     Args:
-        ours: What to call ours.
-        shares: From `cramming.attention.mem_shares`.
+        shares: From `cramming.attention.mem_shares`, by name of the recipe.
         plain: From `cramming.attention.first_token_shares`.
         hub: Hub id of the published model. Source: arXiv 2607.21231 (attention_mass.csv).
     """
-    mine = [some.groupby("passage")["share"].mean() * 100 for some in (shares, plain)]
     said = published("attention_mass").set_index("model").loc[hub]
-    columns = ["to mem, %", "to the first token of plain text, %", "passages"]
-    rows = {
-        ours: (*(_spread(each.mean(), each.std()) for each in mine), len(mine[0])),
-        f"{hub} (published)": (
-            *(
-                _spread(said[f"{what}_attention_mass_percent_mean"], said[f"{what}_attention_mass_percent_std"])
-                for what in ("mem", "bos")
-            ),
-            "not stated",
-        ),
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+    rows: dict[str, tuple[str, str]] = {}
+    for recipe, some in shares.items():
+        each = some.groupby("passage")["share"].mean() * 100
+        rows[f"mem, {SYSTEMS[recipe]}"] = _spread(each.mean(), each.std()), f"here, {len(each)} passages"
+    for what, name in (("mem", "mem, progressive"), ("bos", "first token of plain text")):
+        value, sd = (said[f"{what}_attention_mass_percent_{part}"] for part in ("mean", "std"))
+        rows[f"{name}, {hub}"] = _spread(value, sd), "published"
+    each = plain.groupby("passage")["share"].mean() * 100
+    rows["first token of plain text"] = _spread(each.mean(), each.std()), f"here, {len(each)} passages"
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["share of attention, %", "where"])
+    return frame.rename_axis("what is looked at").sort_index(ascending=False)
 
 
 def published_table() -> pd.DataFrame:

@@ -85,10 +85,10 @@ def test_tables_and_figures(setup):
     [other] = passages("novels", lm.tokenizer, n=1, length=7)
     shares = attention.mem_shares(lm, [mem, mem], [passage, other])
     plain = attention.first_token_shares(lm, [passage, other])
-    table = tables.attention_table("tiny", shares, plain, "HuggingFaceTB/SmolLM2-135M")
+    table = tables.attention_table({"horizon": shares}, plain, "HuggingFaceTB/SmolLM2-135M")["share of attention, %"]
     each = shares.groupby("passage")["share"].mean() * 100
-    assert table.iloc[0]["to mem, %"] == f"{each.mean():.1f} ± {each.std():.1f}"
-    assert table.iloc[1]["to mem, %"] == "60.8 ± 17.6"
+    assert table["mem, ours"] == f"{each.mean():.1f} ± {each.std():.1f}"
+    assert table["mem, progressive, HuggingFaceTB/SmolLM2-135M"] == "60.8 ± 17.6"
     cut = attention.knock_out(lm, [mem], [passage])
     assert np.isfinite(cut[["right", "nats"]]).all(axis=None)
     assert isinstance(plots.attention_maps(shares, plain), Figure)
