@@ -207,6 +207,14 @@ def test_bars_are_reached_or_not(better, reached):
     assert bars["measured"].tolist()[3:] == ["19.0 (9.0 to 40.0)", "51%", "5.0"]
 
 
+def test_a_bar_against_runs_that_have_not_ended_is_not_reached():
+    summary = tables.systems_summary(
+        tables.systems(frame(row(OURS, length=40), *lengths((8, True)))), tables.step_cost(rounds(1.0))
+    )
+    second = tables.bars(summary, frame(row(OURS)), BENCHMARK).iloc[1]
+    assert second[["measured", "reached"]].tolist() == ["not all runs have ended", "no"]
+
+
 def test_variants_are_compared_passage_by_passage():
     def two(changes: dict, *exact: int) -> list[dict]:
         how = recipe("horizon", max_token_passes=100, **changes)
