@@ -166,7 +166,7 @@ def test_check_of_the_smoke_plan(cli, smoke):
     code, out, _ = cli("check", "--store", smoke)
     exact = int(Store(smoke).frame()["exact"].sum())
     assert exact > 0
-    assert (code, out) == (0, f"16 vectors decoded, {exact} claim to be exact, {exact} are; 0 of at least 32 tokens\n")
+    assert (code, out) == (0, f"{len(Store(smoke).keys())} vectors decoded, {exact} claim to be exact, {exact} are; 0 of at least 32 tokens\n")
     assert contents(smoke) == before
 
 
