@@ -406,7 +406,7 @@ def step_cost(steps: pd.DataFrame) -> Figure:
 
 @_styled
 def exact_against_passes(results: pd.DataFrame, passages: Collection[str]) -> Figure:
-    """Exact tokens against token passes, one curve a system, mean over passages; thin, the passages themselves.
+    """Exact tokens against token passes, one curve a system, mean over passages.
 
     Args:
         results: Rows of the store.
