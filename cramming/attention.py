@@ -11,7 +11,7 @@ import torch
 
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
-from cramming.models import FrozenLM
+from cramming.models import FrozenLM, layers
 from cramming.texts import Passage
 
 ROWS = 16  # sequences that go through the network together
@@ -76,19 +76,19 @@ def knock_out(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[
     Raises:
         CrammingError: If the model has no attention, or a passage is a single token.
     """
-    layers = _layers(lm)
+    stack = _layers(lm)
     ways = [("none", -1, range(0))]
-    for layer in range(len(layers)):
+    for layer in range(len(stack)):
         ways.append(("one", layer, range(layer, layer + 1)))
         ways.append(("up to", layer, range(layer + 1)))
-        ways.append(("from", layer, range(layer, len(layers))))
+        ways.append(("from", layer, range(layer, len(stack))))
     rows = []
     for mem, passage in zip(vectors, passages, strict=True):
         if len(passage) < 2:
             raise CrammingError(f"passage {passage.id} has 1 token, which sees only mem itself: give at least 2")
         tokens = torch.tensor(passage.token_ids, device=lm.device)
         for some in (ways[at : at + ROWS] for at in range(0, len(ways), ROWS)):
-            with _hidden(layers, [hidden for _, _, hidden in some], len(mem)):
+            with _hidden(stack, [hidden for _, _, hidden in some], len(mem)):
                 nats, gaps = teacher_forced(lm, mem[None].expand(len(some), -1, -1), tokens.expand(len(some), -1))
             right, cost = (gaps[:, 1:] > 0).float().mean(1).tolist(), nats[:, 1:].mean(1).tolist()
             rows += [(passage.id, how, layer, *each) for (how, layer, _), *each in zip(some, right, cost, strict=True)]
@@ -116,12 +116,11 @@ def _layers(lm: FrozenLM) -> torch.nn.ModuleList:
     config = lm.model.config
     if not getattr(config, "num_attention_heads", None):
         raise CrammingError(f"{lm.name} has no attention to look at: take a model of another architecture than Mamba")
-    stacks = [m for m in lm.model.base_model.modules() if isinstance(m, torch.nn.ModuleList)]
-    return next(stack for stack in stacks if len(stack) == config.num_hidden_layers)
+    return layers(lm.model)
 
 
 @contextlib.contextmanager
-def _hidden(layers: torch.nn.ModuleList, where: Sequence[range], k: int) -> Iterator[None]:
+def _hidden(stack: torch.nn.ModuleList, where: Sequence[range], k: int) -> Iterator[None]:
     """While it lasts, tokens of row r cannot see the first k positions in the layers `where[r]`."""
 
     def hook_of(layer: int):  # type: ignore[no-untyped-def]
@@ -138,7 +137,7 @@ def _hidden(layers: torch.nn.ModuleList, where: Sequence[range], k: int) -> Iter
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(hook_of(i), with_kwargs=True) for i, layer in enumerate(layers)]
+    handles = [layer.register_forward_pre_hook(hook_of(i), with_kwargs=True) for i, layer in enumerate(stack)]
     try:
         yield
     finally:

@@ -241,9 +241,10 @@ class _Run:
             return recipe.lr
         if recipe.schedule == "by_length":
             return recipe.lr * math.sqrt(min(1.0, recipe.full_rate_length / self.length))
-        used = self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0.0
         if recipe.max_steps:
-            used = max(used, (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps))
+            used = (self.steps - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps)
+        else:
+            used = self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0.0
         return recipe.lr_min + (recipe.lr - recipe.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
 
     def take(self, gradient: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:

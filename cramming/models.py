@@ -134,6 +134,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     5. A short name of the paper's table, such as ``Pythia-160M``; see `paper_models`.
     6. Any id with a slash on the Hugging Face hub. A copy already downloaded is used without asking the hub.
 
+    Any of these may end in ``@`` and a change to the weights, see `changed`: ``smollm2-135m@first-5``.
+
     Args:
         name: See above.
         device: ``auto`` (CUDA if there is one, else CPU) or any torch device.
@@ -150,6 +152,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     if dtype not in DTYPES:
         raise CrammingError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
     place, number = _device(device), DTYPES[dtype]
+    name, _, change = name.partition("@")
     path, row = Path(name).expanduser(), _paper_row(name)
     noted = None
     if name == SMOLLM2:
@@ -194,8 +197,77 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
             f"the cached {SMOLLM2} is damaged, its digest is {digest}, not {noted}: "
             f"delete {_cache_directory() / SMOLLM2}, then fetch again"
         )
+    if change:
+        name, provenance = f"{name}@{change}", f"{provenance}, {changed(model, change)}"
+        digest = weights_digest(model)
     vocab_size, width = _embedding(model).shape
     return FrozenLM(name, model, tokenizer, width, vocab_size, digest, provenance)
+
+
+def changed(model: PreTrainedModel, change: str, seed: int = 0) -> str:
+    """Change a model's weights in place, as a control: cut it, or put noise where training was.
+
+    - ``first-N``: only the first N layers; what follows them, the last norm and the head, stays.
+    - ``random-layers``, ``random-embeddings``, ``random-head``: normal noise in place of the matrices of all layers, of
+      the table of input embeddings, or of the output head. Each matrix keeps its own standard deviation; norms and
+      biases stay. Where head and embeddings are tied, the other of the two keeps the trained numbers.
+
+    Args:
+        model: To be changed.
+        change: Which of these.
+        seed: Of the noise.
+
+    Returns:
+        The change in a phrase.
+
+    Raises:
+        CrammingError: If there is no such change, or the model has too few layers for it.
+    """
+    noise = torch.Generator().manual_seed(seed)
+
+    def drown(matrix: torch.Tensor) -> None:
+        fresh = torch.randn(matrix.shape, generator=noise) * float(matrix.float().std())
+        matrix.copy_(fresh)
+
+    table: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    stack = layers(model)
+    kind, _, number = change.partition("-")
+    with torch.no_grad():
+        if kind == "first" and number.isdigit():
+            if not 1 <= int(number) <= len(stack):
+                raise CrammingError(f"change {change!r}: the model has {len(stack)} layers, so keep 1 to {len(stack)}")
+            del stack[int(number) :]
+            model.config.num_hidden_layers = int(number)
+            if "layer_types" in vars(model.config):
+                model.config.layer_types = model.config.layer_types[: int(number)]
+            return f"cut to its first {number} layers"
+        if change == "random-layers":
+            for weight in stack.parameters():
+                if weight.ndim > 1:
+                    drown(weight)
+            return "with noise for the matrices of its layers"
+        if change in ("random-embeddings", "random-head"):
+            if head.weight is table.weight:
+                model.config.tie_word_embeddings = False
+                head.weight = torch.nn.Parameter(table.weight.clone(), requires_grad=False)
+            drown(table.weight if change == "random-embeddings" else head.weight)
+            return f"with noise for its {change.removeprefix('random-')}"
+    raise CrammingError(
+        f"change {change!r} is unknown: use first-N, random-layers, random-embeddings or random-head after the @"
+    )
+
+
+def layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The layers of a model, first to last.
+
+    Raises:
+        CrammingError: If the model does not hold them in one list of as many as its config says.
+    """
+    for part in model.base_model.modules():
+        if isinstance(part, torch.nn.ModuleList) and len(part) == model.config.num_hidden_layers:
+            return part
+    raise CrammingError(f"{type(model).__name__} holds its layers in a way that is not known here: use another model")
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

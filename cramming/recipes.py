@@ -54,7 +54,9 @@ class Recipe(BaseModel):
     lr: float = Field(gt=0)
     lr_min: float = Field(0.0, ge=0, description="cosine only: where the learning rate ends")
     schedule: Literal["constant", "cosine", "by_length"] = Field(
-        "constant", description="cosine runs over the budget; by_length falls with the square root of the prefix"
+        "constant",
+        description="cosine runs over max_steps, or without them over max_token_passes; "
+        "by_length falls with the square root of the prefix",
     )
     full_rate_length: int = Field(24, ge=1, description="by_length only: tokens up to which lr is as given")
     warmup_steps: int = Field(0, ge=0)

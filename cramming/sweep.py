@@ -41,7 +41,13 @@ class Experiment(BaseModel):
     skip: int = Field(0, ge=0, description="passages of each source to pass over, such as those that others report")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of a passage; for a horizon, tokens on offer")
     n_vectors: int = Field(1, ge=1)
-    seed: int = 0
+    offset: int = Field(0, ge=0, description="tokens at the head of each text to pass over, so that some precede")
+    seed: int = Field(
+        0, description="of the noise that mem starts from, and unless text_seed is given of the passages"
+    )
+    text_seed: int | None = Field(
+        None, description="which passages, where the same ones are crammed from several seeds"
+    )
     batch: int = Field(4, ge=1)
     pages: tuple[str, ...] = Field((), description="notebooks that show it, or parts of them, by name; none: all")
 
@@ -149,7 +155,12 @@ def offered(experiment: Experiment, lm: FrozenLM) -> list[Passage]:
         for length in experiment.lengths
         for source in experiment.sources
         for passage in passages(
-            source, lm.tokenizer, n=experiment.skip + experiment.n, length=length, seed=experiment.seed
+            source,
+            lm.tokenizer,
+            n=experiment.skip + experiment.n,
+            length=length,
+            seed=experiment.seed if experiment.text_seed is None else experiment.text_seed,
+            offset=experiment.offset,
         )[experiment.skip :]
     ]
 

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from numbers import Integral
 from pathlib import Path
@@ -73,9 +73,10 @@ def passages(
     n: int,
     length: int,
     seed: int = 0,
+    offset: int = 0,
     path: str | Path | None = None,
 ) -> list[Passage]:
-    """The first `length` tokens of each of n texts.
+    """The first `length` tokens of each of n texts, or those that follow the first `offset`.
 
     The same arguments give the same passages on any machine: texts are ordered, and random words drawn, by SHA-256.
     A larger n, or another length, changes none of the passages before.
@@ -97,6 +98,8 @@ def passages(
         n: Number of passages.
         length: Tokens in each.
         seed: Which order, or which random words.
+        offset: Tokens of each text to pass over. They precede the passage: its id ends in ``+offset``, and
+            `preceding` gives them.
         path: For ``pg19`` and ``fanfics``: a local folder of parquet, JSON or CSV files, or another hub id, to read in
             place of the authors' dataset. It needs a column ``text`` and a split ``train``.
 
@@ -114,6 +117,10 @@ def passages(
         raise CrammingError(f"source {source!r} is unknown: use one of {', '.join(SOURCES)}")
     _check_positive("n", n)
     _check_positive("length", length)
+    if offset:
+        _check_positive("offset", offset)
+        whole = passages(source, tokenizer, n=n, length=offset + length, seed=seed, path=path)
+        return [from_tokens(f"{p.id}+{offset}", source, p.token_ids[offset:], tokenizer) for p in whole]
     if path is not None and source not in HUB:
         raise CrammingError(f"path {str(path)!r} has no use with source {source!r}: it replaces {' or '.join(HUB)}")
     if source == "random":
@@ -127,6 +134,33 @@ def passages(
     if source in HUB:
         chosen = [(name, second_half(text)) for name, text in chosen]
     return [_first_tokens(f"{source}/{name}", source, text, tokenizer, length) for name, text in chosen]
+
+
+def preceding(id: str, tokenizer: PreTrainedTokenizerBase) -> Passage:
+    """The tokens that `passages` passed over before a passage made with an offset, by the passage's id.
+
+    Raises:
+        CrammingError: If the id is not that of a shipped or random passage with an offset.
+
+    Examples:
+        >>> from cramming.models import load
+        >>> tokenizer = load("tiny-llama").tokenizer
+        >>> [p] = passages("novels", tokenizer, n=1, length=4, offset=6)
+        >>> [whole] = passages("novels", tokenizer, n=1, length=10)
+        >>> preceding(p.id, tokenizer).token_ids + p.token_ids == whole.token_ids
+        True
+    """
+    match = re.fullmatch(r"(?:(novels|fresh)/([a-z0-9-]+)|random/(\d+)-(\d+))\+(\d+)", id)
+    if match is None:
+        raise CrammingError(f"passage {id!r} has nothing before it that is kept: make it with passages(offset=...)")
+    source, name, seed, index, offset = match.groups()
+    before = id.rpartition("+")[0]
+    if source is None:
+        return replace(_random_passage(tokenizer, int(offset), int(seed), int(index)), id=before)
+    file = TEXTS / source / f"{name}.txt"
+    if not file.is_file():
+        raise CrammingError(f"passage {id!r} names no text of {source}: see data/texts/{source}/index.csv")
+    return _first_tokens(before, source, file.read_text(encoding="utf-8"), tokenizer, int(offset))
 
 
 def from_text(
