@@ -208,9 +208,9 @@ def changed(model: PreTrainedModel, change: str, seed: int = 0) -> str:
     """Change a model's weights in place, as a control: cut it, or put noise where training was.
 
     - ``first-N``: only the first N layers; what follows them, the last norm and the head, stays.
-    - ``random-layers``, ``random-embeddings``, ``random-head``: normal noise in place of the matrices of all layers, of
-      the table of input embeddings, or of the output head. Each matrix keeps its own standard deviation; norms and
-      biases stay. Where head and embeddings are tied, the other of the two keeps the trained numbers.
+    - ``random-layers``, ``random-embeddings``, ``random-head``: normal noise in place of the matrices of all layers,
+      of the table of input embeddings, or of the output head. Each matrix keeps its own standard deviation; norms
+      and biases stay. Where head and embeddings are tied, the other of the two keeps the trained numbers.
 
     Args:
         model: To be changed.

@@ -171,6 +171,17 @@ def reference_losses(lm, token_ids, start, how, n) -> list[float]:
     return losses
 
 
+def test_a_budget_of_token_passes_cuts_a_run_short_and_changes_nothing_before(tiny_llama):
+    passage = from_text("Call me", tiny_llama.tokenizer)
+    how = recipe("progressive", max_steps=30, warmup_steps=4)
+    short = how.model_copy(update={"max_token_passes": 40})
+    [whole], [cut] = (cram(tiny_llama, [passage], each, progress=False) for each in (how, short))
+    assert cut.ended == "budget"
+    assert 40 <= cut.token_passes < 50
+    assert cut.steps < whole.steps
+    assert cut.trace == whole.trace[: cut.steps]
+
+
 @pytest.mark.parametrize("n_vectors", [1, 2])
 @pytest.mark.parametrize(
     "how",

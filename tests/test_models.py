@@ -480,3 +480,54 @@ def test_smollm2_is_the_model_the_book_shows():
     assert lm.digest == "b69f3ffbbba1720a"
     ids = lm.tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert lm.tokenizer.decode(lm.model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+# Models that were changed
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_a_cut_model_is_the_whole_one_up_to_there(name):
+    whole, cut = load(name), load(f"{name}@first-1")
+    seen = []
+    for lm in (whole, cut):
+        first = models.layers(lm.model)[0]
+        first.register_forward_hook(lambda module, given, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        lm.model(input_ids=torch.arange(6)[None])
+    torch.testing.assert_close(seen[0], seen[1])
+    assert len(models.layers(cut.model)) == cut.model.config.num_hidden_layers == 1
+    assert cut.name == f"{name}@first-1"
+    assert "first 1 layers" in cut.provenance
+    assert cut.digest != whole.digest
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+@pytest.mark.parametrize("part", ["layers", "embeddings", "head"])
+def test_noise_replaces_one_part_and_no_other(name, part):
+    """Nothing but the named part differs, and what replaces it is as large."""
+    whole, noisy = load(name), load(f"{name}@random-{part}")
+    changed = []
+    table, head = whole.model.get_input_embeddings().weight, whole.model.get_output_embeddings().weight
+    new_table, new_head = noisy.model.get_input_embeddings().weight, noisy.model.get_output_embeddings().weight
+    assert torch.equal(table, new_table) == (part != "embeddings")
+    assert torch.equal(head, new_head) == (part != "head")
+    for old, new in zip(models.layers(whole.model).parameters(), models.layers(noisy.model).parameters(), strict=True):
+        if old.ndim > 1 and part == "layers":
+            changed.append(new.std() / old.std())
+            assert not torch.equal(old, new)
+        else:
+            assert torch.equal(old, new)
+    assert all(0.8 < ratio < 1.25 for ratio in changed)
+    assert load(f"{name}@random-{part}").digest == noisy.digest  # the noise is always the same
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("first-0", "keep 1 to 2$"),
+        ("first-3", "keep 1 to 2$"),
+        ("first-x", "is unknown: use first-N"),
+        ("last-2", "is unknown"),
+    ],
+)
+def test_changes_that_cannot_be(change, match):
+    fails(match, f"tiny-llama@{change}")

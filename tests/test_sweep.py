@@ -315,6 +315,25 @@ def test_experiment_can_pass_over_the_passages_of_another(store):
     assert set(store.frame()["passage"]) == ids
 
 
+def test_the_same_passages_from_several_seeds(store):
+    again = [experiment(seed=seed, text_seed=0, n=2) for seed in (0, 1)]
+    assert run(plan(*again), store) == 4
+    frame = store.frame()
+    assert set(frame.groupby("passage")["seed"].agg(tuple)) == {(0, 1)}
+    assert frame["nats_with"].nunique() == 4  # the noise differs
+    # The seed of the passages is no part of what decides a run.
+    assert still_to_run(plan(experiment(seed=0, n=2)), store) == []
+
+
+def test_passages_from_inside_their_texts(store):
+    [inner] = [experiment(offset=5, n=1)]
+    assert run(plan(inner), store) == 1
+    row = store.frame().iloc[0]
+    [whole] = texts.passages("fresh", model("tiny-llama").tokenizer, n=1, length=9)
+    assert row["passage"] == f"{whole.id}+5"
+    assert tuple(row["token_ids"]) == whole.token_ids[5:]
+
+
 def test_experiment_of_several_sources(store):
     assert run(plan(experiment(source=["novels", "fresh"], n=1)), store) == 2
     assert set(store.frame()["source"]) == {"novels", "fresh"}

@@ -16,7 +16,7 @@ from wordfreq import top_n_list
 
 from cramming.errors import CrammingError
 from cramming.models import load
-from cramming.texts import SOURCES, TEXTS, from_text, passages, random_words, second_half, sentences
+from cramming.texts import SOURCES, TEXTS, from_text, passages, preceding, random_words, second_half, sentences
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,28 @@ def test_random_words_are_drawn_uniformly():
     tenths = Counter(rank[word] // 10_000 for word in random_words(5000))
     assert len(tenths) == 10
     assert all(abs(count - 500) < 5 * (5000 * 0.1 * 0.9) ** 0.5 for count in tenths.values())
+
+
+# Passages with text before them
+
+
+@pytest.mark.parametrize("source", ["novels", "fresh", "random"])
+def test_an_offset_passes_over_tokens_that_can_be_had_back(tokenizer, source):
+    whole = passages(source, tokenizer, n=2, length=30)
+    inner = passages(source, tokenizer, n=2, length=18, offset=12)
+    for full, some in zip(whole, inner, strict=True):
+        assert some.id == f"{full.id}+12"
+        assert some.token_ids == full.token_ids[12:]
+        before = preceding(some.id, tokenizer)
+        assert before.token_ids == full.token_ids[:12]
+        assert before.id == full.id
+        assert before.source == source
+
+
+@pytest.mark.parametrize("id", ["novels/emma-03", "fresh/none-such+8", "pg19/0007+8", "text+8", "novels/../x+3"])
+def test_preceding_needs_a_passage_that_has_text_before_it(tokenizer, id):
+    with pytest.raises(CrammingError, match=rf"^passage '{re.escape(id)}' (has nothing|names no text)"):
+        preceding(id, tokenizer)
 
 
 # Passages and prefixes
