@@ -1,12 +1,13 @@
-"""What a text costs a model that is told nothing of it: surprise token by token, and the least of it that must go."""
+"""What a text costs a model, token by token: told nothing of it, the least of that which must go, and given mem."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
-from cramming.decode import without_mem
+from cramming.decode import teacher_forced, without_mem
 from cramming.metrics import least_reduction
 from cramming.models import FrozenLM
 from cramming.texts import Passage
@@ -32,6 +33,38 @@ def surprise(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFrame:
                     "position": range(1, len(passage)),
                     "nats": nats[1:],
                     "least_nats": least_reduction(nats[1:], gaps[1:]),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passage]) -> pd.DataFrame:
+    """Cross-entropy of every token given the true tokens before it, without mem and with it.
+
+    Passages may be longer than what their vectors hold: then one sees where the text ends that the vector tells.
+    Token 0 is left out, as in `surprise`.
+
+    Args:
+        lm: The frozen model.
+        vectors: Mem vectors of each passage, shape (k, d).
+        passages: The text, as far as it is to be looked at; at least two tokens.
+
+    Returns:
+        One row a token: source, passage, position (1 is the second token), nats, nats_with.
+    """
+    parts = []
+    for mem, passage in zip(vectors, passages, strict=True):
+        nats, _ = without_mem(lm, passage.token_ids)
+        nats_with, _ = teacher_forced(lm, mem[None], torch.tensor([passage.token_ids], device=lm.device))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "source": passage.source,
+                    "passage": passage.id,
+                    "position": range(1, len(passage)),
+                    "nats": nats[1:],
+                    "nats_with": nats_with[0, 1:].cpu().numpy(),
                 }
             )
         )

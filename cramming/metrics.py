@@ -163,6 +163,83 @@ def published_beyond_capacity(frame: pd.DataFrame, threshold: float = THRESHOLD)
     return summary
 
 
+def elasticity(
+    x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, *, n_boot: int = 2_000, seed: int = 0
+) -> dict[str, float]:
+    """By how many per cent y grows where x is one per cent larger: the slope of log y on log x, by least squares.
+
+    Args:
+        x: Positive numbers, shape (n,).
+        y: Positive numbers, shape (n,).
+        groups: Labels, shape (n,). If given, only differences within a group count.
+        n_boot: Draws of pairs for the interval.
+        seed: Of the draws.
+
+    Returns:
+        n, slope, low and high (95 % bootstrap interval), r2 (share of the variance of log y explained; nan if none).
+
+    Raises:
+        CrammingError: If a number is not positive, or x does not vary.
+
+    Examples:
+        >>> round(elasticity([1, 2, 4], [10, 5, 2.5])["slope"], 6)
+        -1.0
+    """
+    tiny = np.nextafter(0, 1)
+    logs = [np.log(_vector(values, name, low=tiny)) for values, name in ((x, "x"), (y, "y"))]
+    if logs[0].size != logs[1].size:
+        raise CrammingError(f"x has {logs[0].size} numbers and y {logs[1].size}: give as many of both")
+    labels = np.zeros(logs[0].size) if groups is None else pd.factorize(np.asarray(groups))[0]
+
+    def fit(rows: NDArray[np.int64]) -> tuple[float, float]:
+        centred = []
+        for values in logs:
+            sums, counts = np.bincount(labels[rows], values[rows]), np.bincount(labels[rows])
+            centred.append(values[rows] - (sums / np.maximum(counts, 1))[labels[rows]])
+        (a, b), spread = centred, float(centred[0] @ centred[0])
+        slope = float(a @ b) / spread if spread > 1e-12 else math.nan
+        total = float(b @ b)
+        return slope, 1 - float(((b - slope * a) ** 2).sum()) / total if total > 1e-12 else math.nan
+
+    labels = labels.astype(np.int64)
+    slope, r2 = fit(np.arange(labels.size))
+    if math.isnan(slope):
+        raise CrammingError("x does not vary: give at least two different numbers, in one group if there are groups")
+    draws = np.random.default_rng(seed).integers(0, labels.size, size=(n_boot, labels.size))
+    low, high = np.nanpercentile([fit(rows)[0] for rows in draws], [2.5, 97.5])
+    return {"n": labels.size, "slope": slope, "low": float(low), "high": float(high), "r2": r2}
+
+
+def threshold(without: ArrayLike, with_mem: ArrayLike) -> float:
+    """The most that mem takes off: the c for which with_mem = max(0, without - c) fits best (Figure 3).
+
+    Args:
+        without: Cross-entropy of each passage without mem, shape (n,), in nats or bits.
+        with_mem: The same with mem.
+
+    Returns:
+        c, in the same unit: of all c the one with the least sum of squares.
+
+    Examples:
+        >>> threshold([1, 2, 5, 9], [0, 0, 2, 6])
+        3.0
+    """
+    base = _vector(without, "without", low=0)
+    rest = _vector(with_mem, "with_mem", low=0, size=base.size)
+    order = np.argsort(base)
+    base, rest = base[order], rest[order]
+    # Between two neighbouring values of base the same passages lie above c, and the sum of squares is a parabola.
+    best, least = 0.0, math.inf
+    edges = [0.0, *base]
+    for at in range(base.size + 1):
+        low, high = edges[at], edges[at + 1] if at < base.size else math.inf
+        c = float(np.clip((base[at:] - rest[at:]).mean(), low, high)) if at < base.size else low
+        error = float(((np.maximum(0, base - c) - rest) ** 2).sum())
+        if error < least:
+            best, least = c, error
+    return best
+
+
 def horizon_summary(horizons: ArrayLike, *, n_boot: int = 10_000, seed: int = 0) -> dict[str, float]:
     """Horizons of n passages: n, mean, sd (sample; nan for n = 1), low and high (95 % bootstrap interval)."""
     tokens = pd.Series(_vector(horizons, "horizons", low=0))

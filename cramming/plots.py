@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from cramming import metrics, tables
 from cramming.engine import Cram
@@ -490,4 +490,91 @@ def knock_out(frame: pd.DataFrame) -> Figure:
     axis.axhline(frame.loc[frame["hidden"] == "none", "right"].mean() * 100, color="#777777", linewidth=1)
     axis.set(xlabel="layer", ylabel="tokens still right, %", ylim=(-3, 103))
     axis.legend()
+    return figure
+
+
+@_styled
+def crammed_bits(frame: pd.DataFrame) -> Figure:
+    """Figure 3: bits of a passage given mem against those without it, the line of no gain, and the threshold fitted.
+
+    Args:
+        frame: `cramming.tables.crammed_bits`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.4))
+    most = frame["bits"].max() * 1.03
+    axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="no gain")
+    for (source, (colour, marker)), style in zip(SOURCES.items(), ("-", "--", ":"), strict=True):
+        some = frame[frame["source"] == source]
+        if some.empty:
+            continue
+        for kind, face in (("horizon", colour), ("cram", "white")):
+            dots = some[some["kind"] == kind]
+            axis.plot(dots["bits"], dots["bits_with"], marker, color=colour, markerfacecolor=face, markersize=5)
+        label = f"{source} (n = {len(some)})"
+        if (some["bits_with"] > 0.05 * some["bits"]).any():  # some were not crammed to the end, so there is an end
+            fitted = metrics.threshold(some["bits"], some["bits_with"])
+            axis.plot([0, fitted, most], [0, 0, max(0, most - fitted)], style, color=colour, linewidth=1.5)
+            label += f": threshold {fitted:.0f} bits"
+        axis.plot([], [], marker, linestyle=style, color=colour, label=label)
+    axis.set(xlabel="bits of the passage without mem", ylabel="bits of the same passage given mem",
+             xlim=(0, most), ylim=(-0.02 * most, most))  # fmt: skip
+    axis.legend(fontsize="small")
+    return figure
+
+
+@_styled
+def beyond(frame: pd.DataFrame, before: int = 24, behind: int = 48, width: int = 4) -> Figure:
+    """Bits a token that mem saves, against the distance from the horizon, mean over passages by source.
+
+    Args:
+        frame: `cramming.tables.beyond`.
+        before: Tokens before the end of the horizon to show.
+        behind: Tokens behind it.
+        width: Tokens averaged in one mark.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    some = frame[frame["past"].between(-before + 1, behind)]
+    middle = np.floor((some["past"] - 1) / width) * width + (width + 1) / 2
+    for (source, (colour, marker)), style in zip(SOURCES.items(), ("-", "--", ":"), strict=True):
+        mine = some[some["source"] == source].assign(middle=middle)
+        if mine.empty:
+            continue
+        means = mine.groupby(["passage", "middle"])["bits_saved"].mean().groupby("middle")
+        label = f"{source} (n = {mine['passage'].nunique()})"
+        axis.errorbar(means.mean().index, means.mean(), yerr=means.sem(), fmt=marker, linestyle=style, color=colour,
+                      capsize=2, label=label)  # fmt: skip
+    axis.axhline(0, color="#777777", linewidth=1)
+    axis.axvline(0.5, color="#777777", linewidth=1, linestyle="--")
+    axis.annotate("horizon", (0.5, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points",
+                  fontsize="small")  # fmt: skip
+    axis.set(xlabel="tokens past the last exact one", ylabel="bits a token saved by mem")
+    axis.legend(fontsize="small")
+    return figure
+
+
+@_styled
+def limits(frame: pd.DataFrame) -> Figure:
+    """Horizon against how dense its text is, beside the lines of equal tokens and of equal bits; both axes in logs.
+
+    Args:
+        frame: `cramming.tables.limits`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    for source, (colour, marker) in SOURCES.items():
+        some = frame[frame["source"] == source]
+        if len(some):
+            axis.plot(some["density"], some["length"], marker, color=colour, markeredgecolor="black",
+                      markeredgewidth=0.5, label=f"{source} (n = {len(some)})")  # fmt: skip
+    x, y = np.exp(np.log(frame["density"]).mean()), np.exp(np.log(frame["length"]).mean())
+    ends = np.array([frame["density"].min(), frame["density"].max()])
+    axis.plot(ends, [y, y], color="#777777", linewidth=1, linestyle="--", label="as many tokens for every text")
+    axis.plot(ends, y * x / ends, color="#777777", linewidth=1, linestyle=":", label="as many bits for every text")
+    ticks = [2, 3, 4, 5, 6, 8, 10, 12], [5, 10, 20, 30, 50, 75, 100, 150, 200]
+    axis.set(xscale="log", yscale="log", xlabel="bits a token without mem (log scale)",
+             ylabel="exact horizon, tokens (log scale)")  # fmt: skip
+    for which, values in zip((axis.xaxis, axis.yaxis), ticks, strict=True):
+        low, high = which.get_view_interval()
+        which.set_ticks([v for v in values if low <= v <= high], [f"{v}" for v in values if low <= v <= high])
+        which.set_minor_locator(NullLocator())
+    axis.legend(fontsize="small")
     return figure

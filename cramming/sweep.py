@@ -277,10 +277,10 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
     return store.frame().merge(pd.DataFrame(about, columns=columns), on="key", how="inner")
 
 
-def crammed(frame: pd.DataFrame, lm: FrozenLM) -> list[Passage]:
-    """What the vectors of runs hold: of each row its passage, cut to its length."""
+def crammed(frame: pd.DataFrame, lm: FrozenLM, *, tokens: int | None = None) -> list[Passage]:
+    """What the vectors of runs hold: of each row its passage, cut to its length, or to so many tokens instead."""
     return [
-        from_tokens(row.passage, row.source, row.token_ids[: row.length].tolist(), lm.tokenizer)
+        from_tokens(row.passage, row.source, row.token_ids[: tokens or row.length].tolist(), lm.tokenizer)
         for row in frame.query("length > 0").itertuples()
     ]
 

@@ -601,6 +601,169 @@ def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
 
 
+def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Each horizon beside what two laws foretell: as many tokens for every text, or as many bits.
+
+    The forecast for a passage is made from the others: their mean horizon, or the length at which its own bits without
+    mem add up to the mean bits of the others at their horizons. How dense a text is gets measured over its first
+    `window` tokens, whatever its horizon: bits a token over the horizon itself would go along with it by arithmetic.
+
+    Args:
+        results: Rows of kind horizon.
+        told: From `cramming.information.told`, of the same passages and at least as long as their horizons.
+        window: Tokens.
+
+    Returns:
+        One row a run: source, passage, length (tokens), bits (without mem, over the horizon), density (bits a token
+        over the window), by_tokens and by_bits (forecasts, tokens). Token 0 has no bits.
+    """
+    runs = _some(results, "horizon").query("length >= 2")
+    sums = {
+        str(name): np.append(0.0, np.cumsum(metrics.nats_to_bits(some.sort_values("position")["nats"].to_numpy())))
+        for name, some in told.groupby("passage")
+    }
+    frame = pd.DataFrame(
+        {
+            "source": runs["source"],
+            "passage": runs["passage"],
+            "length": runs["length"],
+            "bits": [sums[run.passage][run.length - 1] for run in runs.itertuples()],
+            "density": [bits[:window][-1] / (len(bits[:window]) - 1) for bits in map(sums.get, runs["passage"])],
+        }
+    ).reset_index(drop=True)
+    others = max(1, len(frame) - 1)
+    mean_tokens = (frame["length"].sum() - frame["length"]) / others
+    mean_bits = (frame["bits"].sum() - frame["bits"]) / others
+    reached = [
+        min(int(np.searchsorted(sums[passage], bits, side="right")), len(sums[passage]))
+        for passage, bits in zip(frame["passage"], mean_bits, strict=True)
+    ]
+    return frame.assign(by_tokens=mean_tokens, by_bits=reached)
+
+
+def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
+    """What speaks for tokens and what for bits as the limit of a vector, each with a 95 % bootstrap interval.
+
+    Args:
+        frame: From `limits`.
+
+    Returns:
+        Index test; columns value, low, high, tokens and bits (what the value would be if one of the two were the
+        limit, in words), speaks (for tokens, bits, neither of them, or leaves both open).
+    """
+    rows: dict[str, tuple[float, float, float, str, str]] = {}
+    for name, groups in (("all texts", None), ("within sources", frame["source"])):
+        found = metrics.elasticity(frame["density"], frame["length"], groups)
+        rows[f"slope of log horizon on log density, {name}"] = found["slope"], found["low"], found["high"], "0", "-1"
+
+    def scatter(sample: pd.DataFrame) -> float:
+        varies = {column: sample[column].std() / sample[column].mean() for column in ("bits", "length")}
+        return _ratio(varies["bits"], varies["length"])
+
+    def errors(sample: pd.DataFrame) -> float:
+        wrong = {column: (sample[column] - sample["length"]).abs().mean() for column in ("by_bits", "by_tokens")}
+        return _ratio(wrong["by_bits"], wrong["by_tokens"])
+
+    generator = np.random.default_rng(0)
+    draws = [frame.iloc[generator.integers(0, len(frame), len(frame))] for _ in range(1_000)]
+    for name, statistic in (
+        ("relative scatter of bits over that of tokens", scatter),
+        ("error of the forecast by bits over that by tokens", errors),
+    ):
+        low, high = np.percentile([statistic(draw) for draw in draws], [2.5, 97.5], method="closest_observation")
+        rows[name] = statistic(frame), float(low), float(high), "above 1", "below 1"
+    columns = ["value", "low", "high", "tokens", "bits"]
+    tests = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
+    speaks = []
+    for test in tests.itertuples():
+        if test.tokens == "0":  # a slope, of which each law says what it is
+            fits = [law for law, slope in (("for tokens", 0), ("for bits", -1)) if test.low <= slope <= test.high]
+            speaks.append(fits[0] if len(fits) == 1 else "leaves both open" if fits else "for neither")
+        else:
+            speaks.append("for bits" if test.high < 1 else "for tokens" if test.low > 1 else "leaves both open")
+    return tests.assign(speaks=speaks)
+
+
+def limit_table(tests: pd.DataFrame) -> pd.DataFrame:
+    """`limit_tests` as a page shows them."""
+    return pd.DataFrame(
+        {
+            "measured": tests["value"].map("{:.2f}".format),
+            "95 % interval": [f"{r.low:.2f} to {r.high:.2f}" for r in tests.itertuples()],
+            "if tokens were the limit": tests["tokens"],
+            "if bits were": tests["bits"],
+            "speaks": tests["speaks"],
+        }
+    )
+
+
+def held(frame: pd.DataFrame) -> pd.DataFrame:
+    """`limits` by source as a page shows them: how much a vector held, in tokens and in bits."""
+    rows = {}
+    for source, some in [*frame.groupby("source", sort=False), ("all", frame)]:
+        rows[source] = {
+            "passages": len(some),
+            "bits a token": _spread(some["density"].mean(), some["density"].std(), 2),
+            "horizon, tokens": _spread(some["length"].mean(), some["length"].std()),
+            "sd over mean, tokens": f"{some['length'].std() / some['length'].mean():.0%}",
+            "horizon, bits without mem": _spread(some["bits"].mean(), some["bits"].std(), 0),
+            "sd over mean, bits": f"{some['bits'].std() / some['bits'].mean():.0%}",
+            "forecast by tokens is off by, tokens": f"{(some['by_tokens'] - some['length']).abs().mean():.1f}",
+            "forecast by bits": f"{(some['by_bits'] - some['length']).abs().mean():.1f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
+
+
+def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
+    """Bits of what was crammed, without mem and with it: one dot of Figure 3 a run; token 0 left out.
+
+    Args:
+        results: Rows of the store. A horizon counts with the prefix it reached, a cram with its whole passage, solved
+            or not.
+
+    Returns:
+        Columns kind, source, passage, length (tokens), bits, bits_with.
+    """
+    runs = results[results["length"] >= 2]
+    bits = {
+        column: [metrics.nats_to_bits(float(np.sum(nats[1:]))) for nats in runs[f"token_nats_{which}"]]
+        for column, which in (("bits", "without"), ("bits_with", "with"))
+    }
+    return runs[["kind", "source", "passage", "length"]].assign(**bits)
+
+
+def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """What a vector does to tokens before and behind the horizon it was found for.
+
+    Args:
+        results: Rows of kind horizon.
+        told: From `cramming.information.told`, of the same passages, longer than their horizons.
+
+    Returns:
+        One row a token: source, passage, past (tokens past the last exact one; 0 and below are exact), bits_saved
+        (bits without mem minus bits with it).
+    """
+    ends = _some(results, "horizon").set_index("passage")["length"]
+    saved = (told["nats"] - told["nats_with"]).map(metrics.nats_to_bits)
+    past = told["position"] - told["passage"].map(ends) + 1
+    return told[["source", "passage"]].assign(past=past, bits_saved=saved)
+
+
+def published_gains(source: str = "random", over: str = "pg19") -> pd.DataFrame:
+    """Published token and information gains of one text over those of another, one row a model that has both.
+
+    Returns:
+        Index model; columns tokens and information: ratios.
+    """
+    capacity = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
+    by_model = capacity.set_index(["model", "source"])
+    ratio = {
+        name: by_model[column].xs(source, level="source") / by_model[column].xs(over, level="source")
+        for name, column in (("tokens", "token_gain_mean"), ("information", "information_gain_nats_mean"))
+    }
+    return pd.DataFrame(ratio).dropna()
+
+
 def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub: str) -> pd.DataFrame:
     """Share of attention on mem, by recipe, and on the first token of plain text: here, and published for one model.
 
@@ -703,6 +866,17 @@ def _spread(mean: float, sd: float, digits: int = 1) -> str:
 def budgets(results: pd.DataFrame) -> str:
     """What ended runs that were never solved, for captions."""
     return "; ".join(sorted({Recipe.model_validate_json(text).budget for text in results["recipe_json"]}))
+
+
+def spelled(values: pd.Series) -> str:
+    """The different values in order, for captions: ``8, 16 and 32``."""
+    words = [f"{value:,}" for value in sorted(set(values))]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _ratio(over: float, under: float) -> float:
+    """A ratio, infinite where nothing is below it."""
+    return float(over / under) if under > 0 else np.inf
 
 
 def _range(values: pd.Series) -> str:

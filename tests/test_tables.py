@@ -302,3 +302,80 @@ def test_figures_are_drawn():
         assert isinstance(figure, Figure)
         if legend:
             assert len(figure.axes[0].get_legend().get_texts()) == legend
+
+
+# Tokens or bits
+
+
+def horizons_of(lengths: list[int], densities: list[float], offered: int = 400) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Horizons of passages whose every token costs the same bits, and what they were told."""
+    rows = [row(OURS, f"novels/{i}", length=length) for i, length in enumerate(lengths)]
+    told = [
+        {"source": "novels", "passage": f"novels/{i}", "position": at, "nats": bits * np.log(2), "nats_with": 0.0}
+        for i, bits in enumerate(densities)
+        for at in range(1, offered)
+    ]
+    return frame(*rows), pd.DataFrame(told)
+
+
+def test_equal_bits_are_told_from_equal_tokens():
+    densities = [2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
+    scatter = [0.9, 1.1, 0.9, 1.1, 1.0, 1.0]  # so that the intervals have a width
+    bits = [240 * part for part in scatter]
+    lengths = [1 + int(b / d) for b, d in zip(bits, densities, strict=True)]
+    same_bits = tables.limits(*horizons_of(lengths, densities), 16)
+    same_tokens = tables.limits(*horizons_of([50, 51, 50, 49, 50, 50], densities), 16)
+    assert same_bits["density"].tolist() == pytest.approx(densities)
+    assert same_bits["bits"].tolist() == pytest.approx(bits, abs=12)
+    assert same_bits["by_bits"].tolist() == pytest.approx([240 / d for d in densities], rel=0.1)
+    assert same_tokens["by_tokens"].tolist() == pytest.approx([50] * 6, abs=0.5)
+    for limits, law in ((same_bits, "for bits"), (same_tokens, "for tokens")):
+        tests = tables.limit_tests(limits)
+        assert tests.loc["slope of log horizon on log density, all texts", "speaks"] == law
+        assert set(tests["speaks"]) <= {law, "leaves both open"}
+        assert (tests["low"] <= tests["high"]).all()
+
+
+def test_forecasts_are_made_from_the_others():
+    limits = tables.limits(*horizons_of([10, 20, 60], [1.0, 1.0, 1.0]), 8)
+    assert limits["by_tokens"].tolist() == [40, 35, 15]
+    # Of 10, 20 and 60 tokens the first costs nothing; bits of the others, 39, 34 and 14, and token 0 on top.
+    assert limits["by_bits"].tolist() == [40, 35, 15]
+
+
+def test_bits_saved_are_counted_from_the_horizon_on():
+    runs, told = horizons_of([5, 9], [3.0, 3.0], offered=20)
+    told.loc[told["position"] > 6, "nats_with"] = 4 * np.log(2)
+    beyond = tables.beyond(runs, told)
+    first = beyond[beyond["passage"] == "novels/0"].set_index("past")["bits_saved"]
+    assert first.index.min() == -3  # token 1 of 5 exact ones; the last exact one, token 4, is 0 past itself
+    assert first[2] == pytest.approx(3)
+    assert first[3] == pytest.approx(-1)
+
+
+def test_bits_of_what_was_crammed_leave_token_0_out():
+    log2 = np.log(2)
+    dots = tables.crammed_bits(
+        frame(
+            row(OURS, token_nats_without=[9.0, log2, log2, 2 * log2], token_nats_with=[9.0, 0.0, 0.0, log2]),
+            row(PAPER, token_nats_without=[9.0, log2, log2, log2], token_nats_with=[np.nan, log2, 0.0, 0.0]),
+            row(OURS, "novels/short", length=1, token_nats_without=[9.0], token_nats_with=[1.0]),
+        )
+    )
+    assert dots[["bits", "bits_with"]].to_numpy() == pytest.approx(np.array([[4, 1], [3, 1]]))
+
+
+def test_published_gains_of_random_words_over_novels():
+    """Sheared LLaMA by hand, from capacity.csv."""
+    capacity = published("capacity").set_index(["model", "source"])["token_gain_mean"]
+    model = "princeton-nlp/Sheared-LLaMA-1.3B"
+    ratio = tables.published_gains()
+    assert ratio.loc[model, "tokens"] == pytest.approx(capacity[model, "random"] / capacity[model, "pg19"])
+    assert len(ratio) == 14
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [([8], "8"), ([16, 8, 8], "8 and 16"), ([1000, 2, 30], "2, 30 and 1,000")]
+)
+def test_numbers_spelled_in_order(values, words):
+    assert tables.spelled(pd.Series(values)) == words
