@@ -84,6 +84,7 @@ def sweep(
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
     threads: Annotated[int | None, typer.Option(min=1, help="threads of this process; default all cores")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="only say what the whole plan may cost")] = False,
 ) -> None:
     """Run what a plan asks for and the store does not hold yet. Stop it with Ctrl-C and call it again to go on.
 
@@ -91,8 +92,9 @@ def sweep(
     """
     import torch
 
-    from cramming import models
+    from cramming import models, tables
     from cramming.store import Store
+    from cramming.sweep import estimate as most
     from cramming.sweep import load_plan, store_of
     from cramming.sweep import sweep as run
 
@@ -100,6 +102,11 @@ def sweep(
         torch.set_num_threads(threads)
     plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
+    cost = most(plan)
+    if estimate:
+        print(tables.estimate_table(cost).to_string())
+        return
+    _say(tables.estimate_line(cost))
     try:
         for name in plan.models:
             stored += run(plan, models.load(name, dtype=plan.dtype), target, part=share)

@@ -324,6 +324,12 @@ def paper_models() -> pd.DataFrame:
     return _paper_table().copy()
 
 
+def parameter_count(name: str) -> float:
+    """Parameters of a model by name: of the paper's table as published, of others counted after loading them."""
+    row = _paper_row(name)
+    return float(row["params_billion"]) * 1e9 if row is not None else load(name, device="cpu").model.num_parameters()
+
+
 def fetch(name: str = SMOLLM2) -> Path:
     """Make sure the weights of SmolLM2-135M-Instruct are in the cache, and say where.
 

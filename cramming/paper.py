@@ -24,7 +24,14 @@ LENGTH_GRID = (8, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1
 # Our models that are kin of a published one, but not the same weights, and what sets them apart.
 RELATIVES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M-Instruct from 4-bit weights")}
 
-WITHIN, OUTSIDE, MISSING = "within tolerance", "outside tolerance", "not reproduced"
+# What the ledger says of a published number. The second is for runs of other weights, texts or recipes, the third for
+# numbers that nothing here can be held against.
+WITHIN, SAME, MISSING, OUTSIDE = (
+    "reproduced within tolerance",
+    "same direction",
+    "not within reach here",
+    "contradicted",
+)
 _QUANTITIES = (
     ("decoding_capacity", "tokens", "decoding_capacity_tokens", None),
     ("token_gain", "tokens", "token_gain_mean", "token_gain_std"),
@@ -58,32 +65,36 @@ def hub_id(model: str) -> str:
 
 
 def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
-    """Compare every number of capacity.csv with runs of the `paper` recipe, computed as the paper computes it.
+    """Compare every number of capacity.csv and n_vectors.csv with runs of recipe paper, computed as the paper does.
 
     A capacity may be one length bin away (`capacity_bounds`), a gain `tolerance` standard errors: published deviation
     over the root of our number of passages, the scatter to expect if ours were drawn like theirs. Passages are
     counted, not runs, because runs of one passage at several lengths are not independent.
 
     Args:
-        results: Runs as the store returns them. Used are crams of one mem vector by the unchanged recipe paper.
+        results: Runs as the store returns them. Used are crams by the unchanged recipe paper.
         tolerance: Standard errors that a gain may be away.
 
     Returns:
-        Columns model, source, quantity, unit, published, published_sd, ours, ours_n (passages), tolerance, verdict,
-        reason; one row a published number.
+        Columns model, source, n_vectors, quantity, unit, published, published_sd, ours, ours_n (passages), tolerance,
+        verdict, reason; one row a published number. The rows of n_vectors.csv for one vector repeat capacity.csv and
+        are left out.
     """
     results = _prepare(results)
     runs = results[(results["kind"] == "cram") & (results["recipe"] == "paper")]
     # The released notebooks take a run's lowest loss, at whatever step; a stored trace may be thinned and miss it.
     lowest = runs["trace_loss"].map(lambda loss: min(loss, default=math.inf)).astype(float) * (runs["length"] - 1)
     runs = runs.assign(nats_with=np.minimum(runs["nats_with"], lowest))
+    several = published("n_vectors").query("n_vectors > 1").assign(source="pg19")
     rows = []
-    for said in published("capacity").to_dict("records"):
-        model, source = hub_id(said["model"]), said["source"]
-        mine = runs[(runs["model"] == model) & (runs["source"] == source)]
+    for said in pd.concat([published("capacity").assign(n_vectors=1), several]).to_dict("records"):
+        model, source, k = hub_id(said["model"]), said["source"], said["n_vectors"]
+        mine = runs[(runs["model"] == model) & (runs["source"] == source) & (runs["n_vectors"] == k)]
         for quantity, unit, key, sd_key in _QUANTITIES:
             value, sd = said[key], said.get(sd_key, math.nan)
-            row = {"model": said["model"], "source": source, "quantity": quantity, "unit": unit}
+            if math.isnan(value):
+                continue  # from 32 vectors on no gain is given
+            row = {"model": said["model"], "source": source, "n_vectors": k, "quantity": quantity, "unit": unit}
             row |= {"published": value, "published_sd": sd}
             if mine.empty:
                 texts = "" if source == "random" else f" and the {source} texts"
@@ -97,11 +108,74 @@ def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def bounds_ledger() -> pd.DataFrame:
+    """Compute every number of models.csv anew that follows from others published: bounds, and shares of them.
+
+    Returns:
+        The columns of `ledger`; one row a published number. A number agrees if it is the same when rounded alike.
+    """
+    gains = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
+    gains = gains.set_index(["model", "source"])["token_gain_mean"]
+    rows = []
+    for said in published("models").to_dict("records"):
+        width, vocabulary = said["hidden_size"], said["vocab_size"]
+        here: list[tuple[str, str, str, float, int]] = [
+            ("theoretical_capacity_tokens", "any", "tokens", metrics.theoretical_capacity(width, vocabulary), 0)
+        ]
+        for source in ("pg19", "random"):
+            share = metrics.utilisation(gains[said["hub_id"], source], width, vocabulary)
+            here.append((f"utilisation_{source}", source, "share", share, 4))
+        for column, source, unit, ours, digits in here:
+            row = {"model": said["hub_id"], "source": source, "n_vectors": 1, "unit": unit}
+            row |= {"quantity": column.removesuffix("_tokens").removesuffix(f"_{source}"), "published": said[column]}
+            same = round(ours, digits) == said[column]
+            reason = "by arithmetic from width, vocabulary" + (" and token gain" if digits else "")
+            row |= {"ours": ours, "ours_n": 1, "tolerance": f"rounded to {digits} decimals", "reason": reason}
+            if not same:
+                row["reason"] += f": {round(ours, digits)}; the file goes with a gain of an earlier release"
+            rows.append(row | {"published_sd": math.nan, "verdict": WITHIN if same else OUTSIDE})
+        nats = said["text_cross_entropy_nats_512_tokens_pg19"]
+        if not math.isnan(nats):
+            row = {"model": said["hub_id"], "source": "pg19", "n_vectors": 0, "quantity": "text_cross_entropy"}
+            row |= {"unit": "nats of 512 tokens", "published": nats, "published_sd": math.nan}
+            rows.append(row | _missing("the weights and texts have to come from the hub"))
+    return pd.DataFrame(rows)
+
+
+def attention_ledger(mem: pd.DataFrame, plain: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Set every number of attention_mass.csv beside the shares of attention measured here.
+
+    Args:
+        mem: From `cramming.attention.mem_shares`, of vectors by recipe progressive; may be empty.
+        plain: From `cramming.attention.first_token_shares`, of the same passages; may be empty.
+        model: What they were measured on.
+
+    Returns:
+        The columns of `ledger`; one row a published number. Ours are of related weights and other texts, so there is a
+        direction at most: between half and twice the published share.
+    """
+    kin, what = RELATIVES.get(model, (hub_id(model), ""))
+    rows = []
+    for said in published("attention_mass").to_dict("records"):
+        for quantity, column, frame in (("attention_on_mem", "mem", mem), ("attention_on_first_token", "bos", plain)):
+            value, sd = (said[f"{column}_attention_mass_percent_{part}"] for part in ("mean", "std"))
+            row = {"model": said["model"], "source": "pg19", "n_vectors": int(column == "mem"), "quantity": quantity}
+            row |= {"unit": "%", "published": value, "published_sd": sd}
+            if kin != said["model"] or frame.empty:
+                rows.append(row | _missing("not measured here; the weights have to come from the hub"))
+                continue
+            each = frame.groupby("passage")["share"].mean() * 100
+            reason = f"our weights are {what or 'the same'}; our texts are not pg19; its formula is not published"
+            rows.append(row | _beside(value, float(each.mean()), len(each), reason, most=2.0))
+    return pd.DataFrame(rows)
+
+
 def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
     """Compare the horizons and information gains of progressive.csv with our horizon runs.
 
     Runs of the same weights with recipe progressive, at the published learning rate and on pg19, get a verdict on the
-    number. Others are shown beside it as different weights or different protocol, and the reason says what differs.
+    number. Of others the reason says what differs, and there is a direction at most: a horizon or gain here is in the
+    same direction if it is at least half of the published one, since a vector that holds more has held as much.
 
     Args:
         results: Runs as the store returns them. Used are the rows of kind horizon with one mem vector.
@@ -112,7 +186,7 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
         one row for each of these three that we ran, or a single row if we ran none.
     """
     results = _prepare(results)
-    runs = results[results["kind"] == "horizon"]
+    runs = results[(results["kind"] == "horizon") & (results["n_vectors"] == 1)]
     kin = runs["model"].map(lambda name: RELATIVES.get(name, (name,))[0])
     rows = []
     for said in published("progressive").to_dict("records"):
@@ -130,8 +204,8 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
                 else:
                     bits = metrics.nats_to_bits((group["nats_without"] - group["nats_with"]).mean())
                     ours = group["length"].mean() if unit == "tokens" else bits
-                    row |= _judge_mean(mean, sd, ours, group["passage"].nunique(), tolerance)
-                    row |= _not_comparable(theirs, *names)
+                    n, differs = group["passage"].nunique(), _differences(theirs, *names)
+                    row |= _beside(mean, ours, n, differs) if differs else _judge_mean(mean, sd, ours, n, tolerance)
                 rows.append(row | dict(zip(("our_model", "our_source", "our_recipe"), names, strict=True)))
     return pd.DataFrame(rows)
 
@@ -148,10 +222,11 @@ def capacity_bounds(capacity: int) -> tuple[int, int]:
 
 
 def _prepare(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs with one mem vector, models under their hub ids, recipes that were changed marked as such."""
+    """The runs with models under their hub ids, and recipes that were changed marked as such."""
     metrics.require_columns(results, _RUN, "the results")
-    runs = results[results["n_vectors"] == 1].reset_index(drop=True)
-    return runs.assign(model=runs["model"].map(hub_id), recipe=runs["recipe_json"].map(_recipe_name))
+    return results.reset_index(drop=True).assign(
+        model=results["model"].map(hub_id).to_numpy(), recipe=results["recipe_json"].map(_recipe_name).to_numpy()
+    )
 
 
 def _recipe_name(recipe_json: str) -> str:
@@ -189,10 +264,18 @@ def _judge_capacity(capacity: int, runs: pd.DataFrame) -> dict[str, Any]:
     return {"ours": ours, "ours_n": runs["passage"].nunique(), "tolerance": rule, "verdict": verdict, "reason": reason}
 
 
-def _not_comparable(theirs: str, model: str, source: str, ours: str) -> dict[str, Any]:
-    """What to say instead of a verdict on the number if our runs were made otherwise; empty if they were not."""
+def _beside(published: float, ours: float, n: int, reason: str, most: float = math.inf) -> dict[str, Any]:
+    """The verdict on a number that ours stands beside, made otherwise."""
+    ratio = ours / published
+    said = {"ours": ours, "ours_n": n, "tolerance": "at least half" + (", at most twice" if most < math.inf else "")}
+    if 0.5 <= ratio <= most:
+        return said | {"verdict": SAME, "reason": reason}
+    return said | {"verdict": MISSING, "reason": f"{reason}; {ratio:.2f} times as much, too far off to say why"}
+
+
+def _differences(theirs: str, model: str, source: str, ours: str) -> str:
+    """In what our runs were made otherwise than those published; empty if in nothing."""
     differences = [f"our weights are {RELATIVES[model][1]}"] if model in RELATIVES else []
     differences += [f"our recipe is {ours}, theirs {theirs}"] if ours != theirs else []
     differences += [f"our texts are {source}, theirs pg19"] if source != "pg19" else []
-    verdict = "different weights" if model in RELATIVES else "different protocol"
-    return {"tolerance": "", "verdict": verdict, "reason": "; ".join(differences)} if differences else {}
+    return "; ".join(differences)

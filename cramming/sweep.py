@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from cramming.decode import Certificate, certify, without_mem
 from cramming.engine import Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
-from cramming.models import FrozenLM, load
+from cramming.models import FrozenLM, load, parameter_count
 from cramming.recipes import Recipe, recipe
 from cramming.store import RESULTS, Store, run_key
 from cramming.texts import Passage, from_tokens, passages
@@ -49,6 +50,7 @@ class Experiment(BaseModel):
         None, description="which passages, where the same ones are crammed from several seeds"
     )
     batch: int = Field(4, ge=1)
+    models: tuple[str, ...] = Field((), description="models of the plan that it is for, by name; none: all")
     pages: tuple[str, ...] = Field((), description="notebooks that show it, or parts of them, by name; none: all")
 
     @property
@@ -84,6 +86,10 @@ class Plan(BaseModel):
     def models(self) -> tuple[str, ...]:
         """Names of the models, however many."""
         return (self.model,) if isinstance(self.model, str) else self.model
+
+    def on(self, model: str) -> tuple[Experiment, ...]:
+        """The experiments for a model, by its name."""
+        return tuple(e for e in self.experiments if not e.models or model in e.models)
 
     def of(self, page: str | None) -> Plan:
         """The part of the plan that a page shows; without a page, all of it.
@@ -174,7 +180,7 @@ def pending(
     different remainders, and would overlap.
     """
     done, seen, work = store.keys(), set[str](), []
-    for experiment in plan.experiments:
+    for experiment in plan.on(lm.name):
         runs = {
             key: passage for passage in offered(experiment, lm) if (key := key_of(lm, experiment, passage)) not in seen
         }
@@ -183,6 +189,54 @@ def pending(
         if left:
             work.append((experiment, left))
     return work
+
+
+# Operations a second that a large GPU sustains in bfloat16: about a third of the 312e12 an A100 is sold with. Assumed.
+GPU_RATE = 1e14
+
+
+def estimate(plan: Plan) -> pd.DataFrame:
+    """The most that a plan can cost, from its budgets: nothing is run, and no weights are fetched from the hub.
+
+    A step takes 2 operations a parameter and token forward, and 2 backward, since the weights themselves get no
+    gradient. Runs that are solved before their budget ends cost less; most do.
+
+    Returns:
+        One row a model, recipe, text and number of vectors: model, recipe, source, n_vectors, runs, tokens (of all
+        passages), token_passes and operations (at most), gpu_hours (operations at `GPU_RATE`).
+
+    Raises:
+        CrammingError: If a model is unknown.
+    """
+    rows = []
+    for name in plan.models:
+        parameters = parameter_count(name)
+        for experiment in plan.on(name):
+            how = experiment.resolved()
+            runs = len(experiment.sources) * experiment.n * len(experiment.lengths)
+            # In a step all tokens but the last are fed, and the mem vectors; with growth that many only at the end.
+            fed = [length - 1 + experiment.n_vectors for length in experiment.lengths]
+            each = [
+                min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
+                for positions in fed
+            ]
+            passes = sum(each) * len(experiment.sources) * experiment.n
+            rows.append(
+                {
+                    "model": name,
+                    "recipe": how.name,
+                    "source": ", ".join(experiment.sources),
+                    "n_vectors": experiment.n_vectors,
+                    "runs": runs,
+                    "tokens": sum(experiment.lengths) * len(experiment.sources) * experiment.n,
+                    "token_passes": passes,
+                    "operations": 4 * parameters * passes,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    by = ["model", "recipe", "source", "n_vectors"]
+    frame = frame.groupby(by, as_index=False, sort=False).sum()
+    return frame.assign(gpu_hours=frame["operations"] / GPU_RATE / 3600)
 
 
 def sweep(
@@ -270,7 +324,7 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
         lm = load(name, dtype=plan.dtype)
         sweep(plan, lm, store, progress=progress)
         keys = {
-            key_of(lm, experiment, passage) for experiment in plan.experiments for passage in offered(experiment, lm)
+            key_of(lm, experiment, passage) for experiment in plan.on(lm.name) for passage in offered(experiment, lm)
         }
         about += [(key, lm.provenance, lm.width, lm.vocab_size) for key in keys]
     columns = ["key", "provenance", "width", "vocab_size"]

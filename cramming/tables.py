@@ -825,8 +825,10 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
             "model": ledger["model"].str.split("/").str[-1],
             "text": ledger["source"] if "source" in ledger else ledger["setting"],
             "quantity": ledger["quantity"].str.replace("_", " ") + ", " + ledger["unit"],
-            "published": [_spread(row.published, row.published_sd) for row in ledger.itertuples()],
-            "ours": [f"{row.ours:.1f} (n = {row.ours_n})" if row.ours_n else "" for row in ledger.itertuples()],
+            "published": [
+                _spread(r.published, r.published_sd, 4 if r.unit == "share" else 1) for r in ledger.itertuples()
+            ],
+            "ours": [_ours(row.ours, row.ours_n, row.unit) for row in ledger.itertuples()],
             "tolerance": ledger["tolerance"],
             "verdict": ledger["verdict"],
             "why": ledger["reason"],
@@ -835,14 +837,52 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     if "our_source" in ledger:
         made = ledger["our_model"] + ", " + ledger["our_source"] + ", recipe " + ledger["our_recipe"]
         shown.insert(5, "made with", made.where(known, ""))
+    if "n_vectors" in ledger and (ledger["n_vectors"] > 1).any():
+        shown.insert(2, "mem vectors", ledger["n_vectors"])
     if (shown["tolerance"] == "").all():
         shown = shown.drop(columns="tolerance")
     return shown.set_index("model")
 
 
+def _ours(value: float, n: int, unit: str) -> str:
+    if not n:
+        return ""
+    return f"{value:,.4f}" if unit == "share" else f"{value:,.1f} (n = {n})"
+
+
 def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     """How many published numbers got which verdict, by quantity."""
     return pd.crosstab(ledger["quantity"].str.replace("_", " "), ledger["verdict"], margins=True, margins_name="all")
+
+
+def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.sweep.estimate` for people: one row a model and text, and the sum."""
+    total = frame.assign(model="all", recipe="", source="", n_vectors="").groupby(
+        ["model", "recipe", "source", "n_vectors"], as_index=False
+    )
+    both = pd.concat([frame, total.sum()], ignore_index=True)
+    shown = pd.DataFrame(
+        {
+            "recipe": both["recipe"],
+            "text": both["source"],
+            "mem vectors": both["n_vectors"],
+            "runs": both["runs"].map("{:,}".format),
+            "tokens": both["tokens"].map("{:,}".format),
+            "token passes, at most": both["token_passes"].map("{:.3g}".format),
+            "operations, at most": both["operations"].map("{:.3g}".format),
+            "GPU hours, at most": both["gpu_hours"].map("{:,.1f}".format),
+        }
+    )
+    return shown.set_index(pd.Index(both["model"], name="model"))
+
+
+def estimate_line(frame: pd.DataFrame) -> str:
+    """The sum of `cramming.sweep.estimate` in a line."""
+    return (
+        f"the whole plan is {frame['runs'].sum():,} runs of {frame['tokens'].sum():,} tokens, at most "
+        f"{frame['token_passes'].sum():.2g} token passes or {frame['gpu_hours'].sum():.2g} hours of a large GPU; "
+        "what the store holds is not run again"
+    )
 
 
 def setting(results: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from cramming import metrics, paper
 from cramming.errors import CrammingError
-from cramming.paper import MISSING, OUTSIDE, WITHIN
+from cramming.paper import MISSING, OUTSIDE, SAME, WITHIN
 from cramming.recipes import recipe
 from cramming.store import Store
 
@@ -107,16 +107,21 @@ def crammed(accuracies, model="Pythia-160M", source="pg19", gain=70.9, nats=396.
 
 
 def verdicts(results, model="EleutherAI/pythia-160m", source="pg19", **options):
-    rows = paper.ledger(results, **options)
-    return rows[(rows["model"] == model) & (rows["source"] == source)].set_index("quantity")
+    rows = paper.ledger(results, **{name: value for name, value in options.items() if name != "k"})
+    one = (rows["model"] == model) & (rows["source"] == source) & (rows["n_vectors"] == options.get("k", 1))
+    return rows[one].set_index("quantity")
 
 
 class TestLedger:
     def test_lists_every_published_number_once(self):
         rows = paper.ledger(NOTHING)
-        assert len(rows) == 3 * len(CAPACITY)
-        assert not rows.duplicated(["model", "source", "quantity"]).any()
+        several = paper.published("n_vectors").query("n_vectors > 1")
+        numbers = several.filter(regex="capacity|_mean").notna().to_numpy().sum()
+        assert len(rows) == 3 * len(CAPACITY) + numbers
+        assert not rows.duplicated(["model", "source", "n_vectors", "quantity"]).any()
         assert set(rows["verdict"]) == {MISSING}
+        assert rows["published"].notna().all()
+        rows = rows[rows["n_vectors"] == 1]
         for quantity, column in (
             ("decoding_capacity", "decoding_capacity_tokens"),
             ("token_gain", "token_gain_mean"),
@@ -188,7 +193,7 @@ class TestLedger:
             {"how": recipe("paper", max_steps=10)},
             {"how": recipe("paper", score_first=True)},
             {"kind": "horizon"},
-            {"n_vectors": 2},
+            {"n_vectors": 3},
             {"source": "novels"},
             {"model": "someone/pythia-160m"},
         ],
@@ -196,6 +201,11 @@ class TestLedger:
     )
     def test_runs_made_otherwise_do_not_count(self, columns):
         assert set(paper.ledger(crammed({80: 1.0, 96: 0.9}, **columns))["verdict"]) == {MISSING}
+
+    def test_several_vectors_have_rows_of_their_own(self):
+        runs = crammed({128: 1.0, 192: 1.0, 256: 0.9}, gain=150.3, nats=828.5, n_vectors=2)
+        assert verdicts(runs, k=2)["verdict"].tolist() == [WITHIN] * 3
+        assert set(verdicts(runs)["verdict"]) == {MISSING}
 
     def test_runs_of_other_stores_can_be_put_together(self):
         runs = pd.concat([crammed({80: 1.0, 96: 0.9}), crammed({96: 0.9}, n_vectors=2)])
@@ -239,17 +249,20 @@ class TestProgressiveLedger:
         assert mine["verdict"].tolist() == [WITHIN, WITHIN]
         assert mine["ours"].tolist() == pytest.approx([38, 116 / math.log(2)])
 
-    def test_a_relative_is_shown_but_not_judged(self):
-        results = self.horizons("smollm2-135m", how=recipe("best"), source="novels")
+    @pytest.mark.parametrize(("length", "verdict"), [(38, SAME), (20, SAME), (400, SAME), (19, MISSING)])
+    def test_a_relative_has_a_direction_at_most(self, length, verdict):
+        """Published for the base model: 38.5 tokens."""
+        results = self.horizons("smollm2-135m", length=length, how=recipe("best"), source="novels")
         mine = self.rows(results, "HuggingFaceTB/SmolLM2-135M")
-        assert set(mine["verdict"]) == {"different weights"}
-        assert mine["ours"]["horizon"] == 38
+        assert mine["verdict"]["horizon"] == verdict
+        assert mine["ours"]["horizon"] == length
         for word in ("Instruct", "4-bit", "best", "novels"):
             assert word in mine["reason"]["horizon"]
+        assert ("too far off" in mine["reason"]["horizon"]) == (verdict == MISSING)
 
-    def test_another_recipe_is_shown_but_not_judged(self):
+    def test_another_recipe_has_a_direction_at_most(self):
         mine = self.rows(self.horizons("EleutherAI/pythia-160m"), "EleutherAI/pythia-160m")
-        assert set(mine["verdict"]) == {"different protocol"}
+        assert set(mine["verdict"]) == {SAME}
         assert mine["reason"]["horizon"] == "our recipe is progressive, theirs progressive with lr = 0.5"
 
     def test_each_of_our_groups_has_a_row(self):
@@ -266,3 +279,35 @@ class TestProgressiveLedger:
             "main table": WITHIN,
             "main table low-dim 256": MISSING,
         }
+
+
+class TestOtherLedgers:
+    def test_bounds_follow_by_arithmetic_but_for_one_of_an_earlier_release(self):
+        rows = paper.bounds_ledger()
+        numbers = MODELS.drop(columns=["name", "hub_id", "params_billion", "hidden_size", "vocab_size"])
+        assert len(rows) == numbers.notna().to_numpy().sum()
+        wrong = rows[rows["verdict"] == OUTSIDE]
+        assert wrong[["model", "source", "published"]].to_numpy().tolist() == [
+            ["EleutherAI/pythia-2.8b", "random", 0.0512]
+        ]
+        assert "0.0513" in wrong["reason"].item()
+        assert set(rows.query("quantity == 'text_cross_entropy'")["verdict"]) == {MISSING}
+        assert set(rows.query("quantity == 'theoretical_capacity'")["verdict"]) == {WITHIN}
+
+    @pytest.mark.parametrize(("share", "verdict"), [(0.61, SAME), (0.31, SAME), (0.29, MISSING), (0.9, SAME)])
+    def test_attention_of_the_related_model(self, share, verdict):
+        """Published for the base model: 60.79 % on mem, 74.04 % on the first token."""
+        mem = pd.DataFrame({"passage": ["a", "a", "b"], "share": [share - 0.1, share + 0.1, share]})
+        rows = paper.attention_ledger(mem, mem.head(0), "smollm2-135m").set_index(["model", "quantity"])
+        assert len(rows) == 2 * len(paper.published("attention_mass"))
+        mine = rows.loc["HuggingFaceTB/SmolLM2-135M"]
+        assert mine.loc["attention_on_mem", ["verdict", "ours_n"]].tolist() == [verdict, 2]
+        assert mine.loc["attention_on_mem", "ours"] == pytest.approx(100 * share)
+        assert mine.loc["attention_on_first_token", "verdict"] == MISSING
+        assert set(rows.drop("HuggingFaceTB/SmolLM2-135M", level="model")["verdict"]) == {MISSING}
+
+    def test_twice_as_much_attention_is_no_agreement(self):
+        mem = pd.DataFrame({"passage": ["a"], "share": [0.45]})
+        rows = paper.attention_ledger(mem, mem, "meta-llama/Llama-3.2-1B").set_index(["model", "quantity"])
+        assert rows.loc[("meta-llama/Llama-3.2-1B", "attention_on_mem"), "verdict"] == MISSING  # 20.71 % published
+        assert rows.loc[("meta-llama/Llama-3.2-1B", "attention_on_first_token"), "verdict"] == SAME

@@ -22,6 +22,7 @@ from cramming.sweep import (
     Experiment,
     Plan,
     crammed,
+    estimate,
     key_of,
     load_plan,
     pending,
@@ -332,6 +333,38 @@ def test_passages_from_inside_their_texts(store):
     [whole] = texts.passages("fresh", model("tiny-llama").tokenizer, n=1, length=9)
     assert row["passage"] == f"{whole.id}+5"
     assert tuple(row["token_ids"]) == whole.token_ids[5:]
+
+
+def test_an_experiment_for_one_model_of_several(store):
+    wanted = Plan(
+        model=("tiny-llama", "tiny-olmo"), experiments=(experiment(n=1), experiment(n=2, models=["tiny-olmo"]))
+    )
+    assert len(still_to_run(wanted, store)) == 1
+    work = pending(wanted, model("tiny-olmo"), store)
+    assert [len(some) for _, some in work] == [1, 1]
+
+
+def test_estimate_is_the_most_that_can_be_spent(store):
+    growing = experiment(kind="horizon", recipe="horizon", changes={"max_token_passes": 50}, lengths=[20], n=2)
+    wanted = plan(experiment(lengths=[4, 6], n=3), growing)
+    frame = estimate(wanted).set_index("recipe")
+    # Two steps of 3 + 1 and of 5 + 1 positions, three passages each.
+    assert frame.loc["best", ["runs", "tokens", "token_passes"]].tolist() == [6, 30, 2 * 3 * (4 + 6)]
+    assert frame.loc["horizon", "runs"] == 2
+    assert run(wanted, store) == 8
+    spent = store.frame().groupby("recipe")["token_passes"].sum()
+    assert spent["best"] == frame.loc["best", "token_passes"]
+    assert spent["horizon"] <= frame.loc["horizon", "token_passes"]
+    parameters = model("tiny-llama").model.num_parameters()
+    assert frame.loc["best", "operations"] == 4 * parameters * 60
+
+
+def test_estimate_of_the_paper_needs_no_weights():
+    frame = estimate(load_plan("paper"))
+    assert frame["model"].nunique() == 14
+    assert set(frame["source"]) == {"pg19", "fanfics", "random"}
+    assert set(frame.query("n_vectors > 1")["model"]) == {"Pythia-160M", "Llama-3.2-1B"}
+    assert (frame["gpu_hours"] > 0).all()
 
 
 def test_experiment_of_several_sources(store):
