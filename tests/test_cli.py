@@ -150,6 +150,16 @@ def test_usage_errors_have_a_status_too(cli):
 # Sweeps
 
 
+def test_estimate_says_what_a_plan_may_cost_and_runs_nothing(cli, plan, tmp_path):
+    store = tmp_path / "results"
+    code, out, _ = cli("sweep", plan, "--store", store, "--estimate")
+    assert code == 0
+    assert not store.exists()
+    assert out.splitlines()[-1].startswith("all")
+    _, _, err = cli("sweep", plan, "--store", store)
+    assert err.startswith("cramming: the whole plan is 3 runs of ")
+
+
 def test_sweep_runs_what_is_pending_and_check_confirms_it(cli, plan, tmp_path):
     store = tmp_path / "results"
     code, out, _ = cli("sweep", plan, "--store", store, "--part", "0/2")
