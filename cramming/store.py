@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save
 
 from cramming.errors import CrammingError
 
-RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
-BENCHMARKS = RESULTS.parent / "benchmarks"  # what benchmarks/ measured
+_DATA = Path(__file__).resolve().parent.parent / "data"
+RESULTS = Path(os.environ.get("CRAMMING_RESULTS") or _DATA / "results")  # one store a plan
+BENCHMARKS = _DATA / "benchmarks"  # what benchmarks/ measured
 
 _text, _int, _float, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _list = {"flag": pa.list_(pa.bool_()), "float": pa.list_(pa.float32()), "int": pa.list_(pa.int32())}

@@ -134,7 +134,10 @@ def load_plan(scale: str) -> Plan:
 
 
 def store_of(scale: str) -> Store:
-    """The store that a scale, or a plan of one's own, reads and writes unless told otherwise: data/results/<name>."""
+    """The store that a scale, or a plan of one's own, reads and writes unless told otherwise: data/results/<name>.
+
+    The environment variable CRAMMING_RESULTS names another folder for data/results.
+    """
     return Store(RESULTS / Path(scale).stem)
 
 
