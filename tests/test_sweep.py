@@ -493,7 +493,7 @@ def test_plan_of_ones_own(tmp_path):
 
 def test_plan_there_is_none_of():
     fails(
-        "scale 'galaxy' has no plan: use one of architectures, bfloat16, laptop, laptop-long, paper, smoke, "
+        "scale 'galaxy' has no plan: use one of architectures, bfloat16, cuts, laptop, paper, smoke, smoke-cuts, "
         "or the path of a YAML file",
         load_plan,
         "galaxy",
