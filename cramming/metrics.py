@@ -182,6 +182,51 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
+def power_law(x: ArrayLike, y: ArrayLike) -> dict[str, float]:
+    """Fit ``y = factor * x ** exponent`` by least squares of log y on log x.
+
+    The interval of the exponent is that of Student's t, as if the logs scattered normally around the line: with four
+    points it is wide, and rough.
+
+    Args:
+        x: Numbers above 0, shape (n,), at least two of them different.
+        y: Numbers above 0, shape (n,).
+
+    Returns:
+        n, exponent, low and high (its 95 % interval; nan for two points), factor, r2 (share of the variance of log y
+        that the line explains; nan if all y are equal).
+
+    Raises:
+        CrammingError: If a number is not above 0, or fewer than two x differ.
+
+    Examples:
+        >>> fit = power_law([1, 10, 100], [2, 20, 200])
+        >>> round(fit["exponent"], 6), round(fit["factor"], 6)
+        (1.0, 2.0)
+    """
+    along = _vector(x, "x", low=0)
+    values = _vector(y, "y", low=0, size=along.size)
+    for name, each in (("x", along), ("y", values)):
+        if not each.all():
+            raise CrammingError(f"{name} holds a 0, which has no logarithm: leave that point out of the power law")
+    if len(set(along)) < 2:
+        raise CrammingError(f"x is {along[0]:g} everywhere: a power law needs at least two different x")
+    centre, middle = np.log(along).mean(), np.log(values).mean()
+    steps, rises = np.log(along) - centre, np.log(values) - middle
+    exponent = (steps @ rises) / (steps @ steps)
+    left, all_of_it = ((rises - exponent * steps) ** 2).sum(), rises @ rises
+    n = along.size
+    half = _t_quantile(n - 2) * math.sqrt(left / (n - 2) / (steps @ steps)) if n > 2 else math.nan
+    return {
+        "n": n,
+        "exponent": float(exponent),
+        "low": float(exponent - half),
+        "high": float(exponent + half),
+        "factor": math.exp(middle - exponent * centre),
+        "r2": float(1 - left / all_of_it) if len(set(values)) > 1 else math.nan,
+    }
+
+
 def theoretical_capacity(width: float, vocab_size: int, bits: float = 16) -> float:
     """Tokens that d numbers of b bits could name if every bit did: d * b / log2(V). For k vectors, pass k * d."""
     if not (width > 0 and bits > 0 and vocab_size > 1):
@@ -204,6 +249,29 @@ def require_columns(frame: pd.DataFrame, columns: Collection[str], what: str) ->
     missing = sorted(set(columns) - set(frame.columns))
     if missing:
         raise CrammingError(f"{what} have no column {', '.join(missing)}: pass a frame as the store returns it")
+
+
+def _t_quantile(degrees: int) -> float:
+    """97.5 % quantile of Student's t, for whole degrees of freedom.
+
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4, which give the probability between -t and t as a finite sum in
+    the angle whose tangent is t over the root of the degrees.
+    """
+    odd = degrees % 2
+
+    def between(angle: float) -> float:
+        term, total = math.cos(angle) ** odd, 0.0
+        for i in range(1, degrees // 2 + 1):
+            total += term
+            term *= math.cos(angle) ** 2 * (2 * i - 1 + odd) / (2 * i + odd)
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if odd else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if between(middle) < 0.95 else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def _vector(
