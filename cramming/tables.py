@@ -629,12 +629,18 @@ def gains(results: pd.DataFrame) -> pd.DataFrame:
     """The horizons of the results with what each vector gained.
 
     Returns:
-        The rows of kind horizon and their columns, with bits (information gain over tokens 1 on) and token_gain
-        (tokens). A horizon of 0 tokens gains nothing.
+        The rows of kind horizon and their columns, with token_gain (tokens), bits (information gain over tokens 1 on)
+        and bits_capped (the same, where without mem these tokens cost no more than a uniform guess: a model worse than
+        that gains bits by being cured of its errors, too). A horizon of 0 or 1 tokens gains no bits.
     """
     runs = _some(results, "horizon")
+    bits = runs.apply(_bits_after_first, axis=1)
+    without = [metrics.nats_to_bits(float(np.sum(nats[1:]))) for nats in runs["token_nats_without"]]
+    guess = (runs["length"] - 1).clip(lower=0) * np.log2(runs["vocab_size"])
     return runs.assign(
-        bits=runs.apply(_bits_after_first, axis=1), token_gain=runs["correct_with"] - runs["correct_without"]
+        token_gain=runs["correct_with"] - runs["correct_without"],
+        bits=bits,
+        bits_capped=bits - (without - guess).clip(lower=0),
     )
 
 
@@ -717,9 +723,10 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a model, in the order of the results: model, change (whole, or what was done), parameters, layers, n
         (passages), horizon, horizon_sd, least, most (tokens), none (passages without an exact token), bits_without and
-        bits_without_sd (bits a token without mem), bits and bits_sd (information gain), token_gain and token_gain_sd
-        (tokens), and against the whole model, passage by passage, mean and 95 % bootstrap interval of horizon and
-        information gain: horizon_difference, _low, _high, bits_difference, _low, _high; nan for the whole model.
+        bits_without_sd (bits a token without mem), bits and bits_sd (information gain), bits_capped and bits_capped_sd
+        (see `gains`), token_gain and token_gain_sd (tokens), and against the whole model, passage by passage, mean and 95 % bootstrap interval of horizon and
+        information gain: horizon_difference, _low, _high, bits_difference, _low, _high; nan for the whole model. Over
+        the mean of the whole model: horizon_share, bits_share, bits_capped_share; nan if that is 0.
 
     Raises:
         CrammingError: If the whole model is not among them.
@@ -746,6 +753,8 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
             "bits_without_sd": facts["bits"].std(),
             "bits": some["bits"].mean(),
             "bits_sd": some["bits"].std(),
+            "bits_capped": some["bits_capped"].mean(),
+            "bits_capped_sd": some["bits_capped"].std(),
             "token_gain": some["token_gain"].mean(),
             "token_gain_sd": some["token_gain"].std(),
         }
@@ -755,6 +764,9 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
             low, high = metrics.bootstrap_ci(apart) if known else (np.nan, np.nan)
             row[f"{short}_difference"] = apart.mean() if known else np.nan
             row |= {f"{short}_low": low, f"{short}_high": high}
+        for column, short in (("length", "horizon"), ("bits", "bits"), ("bits_capped", "bits_capped")):
+            entire = whole[column].mean()
+            row[f"{short}_share"] = some[column].mean() / entire if entire > 0 else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -785,6 +797,9 @@ def cut_table(frame: pd.DataFrame) -> pd.DataFrame:
             "information gain, bits": [_spread(r.bits, r.bits_sd, 0) for r in frame.itertuples()],
             "against the whole, bits": [
                 _interval(r.bits_difference, r.bits_low, r.bits_high, 0) for r in frame.itertuples()
+            ],
+            "against a uniform guess at most": [
+                _spread(r.bits_capped, r.bits_capped_sd, 0) for r in frame.itertuples()
             ],
         }
     ).set_index("model")

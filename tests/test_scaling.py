@@ -143,7 +143,16 @@ ABOUT = pd.DataFrame({"model": ["m", "m@first-1"], "parameters": [3e6, 2e6], "la
 
 def nothing(passage: str, **changes) -> dict:
     """A run that found no token."""
-    return row(OURS, passage, length=0, correct_with=0, correct_without=0, token_nats_with=[], **changes)
+    return row(
+        OURS,
+        passage,
+        length=0,
+        correct_with=0,
+        correct_without=0,
+        token_nats_with=[],
+        token_nats_without=[],
+        **changes,
+    )
 
 
 def test_cut_models_are_compared_passage_by_passage():
@@ -162,11 +171,20 @@ def test_cut_models_are_compared_passage_by_passage():
     # One run won three tokens of 2.75 nats, the other none.
     assert cut["bits"] == pytest.approx(1.5 * 2.75 / math.log(2))
     assert cut["bits_difference"] == pytest.approx(-1.5 * 2.75 / math.log(2))
+    assert (cut["horizon_share"], cut["bits_share"], cut["bits_capped_share"]) == pytest.approx((7 / 15, 0.5, 0.5))
     assert math.isnan(cuts.loc["whole", "horizon_difference"])
     table = tables.cut_table(cuts.reset_index())
     assert table["against the whole, tokens"].tolist() == ["", "-8.0 (-10.0 to -6.0)"]
     assert table["parameters, millions"].tolist() == ["3.0", "2.0"]
     assert isinstance(plots.cuts(tables.gains(some)), Figure)
+
+
+def test_bits_of_a_model_worse_than_guessing_are_capped():
+    # Three scored tokens fall from 10 nats to 1; a uniform guess among 257 would have cost 3 log 257.
+    worse = row(OURS, token_nats_without=[9.0, 10.0, 10.0, 10.0], token_nats_with=[9.0, 1.0, 1.0, 1.0])
+    runs = tables.gains(frame(worse, row(OURS, "novels/b"), nothing("novels/c")))
+    assert runs["bits"].tolist() == pytest.approx([27 / math.log(2), 8.25 / math.log(2), 0])
+    assert runs["bits_capped"].tolist() == pytest.approx([3 * math.log2(257) - 3 / math.log(2), 8.25 / math.log(2), 0])
 
 
 def test_without_the_whole_model_there_is_nothing_to_compare_with():
