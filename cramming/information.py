@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 
 from cramming.decode import teacher_forced, without_mem
-from cramming.metrics import least_reduction
-from cramming.models import FrozenLM
+from cramming.errors import CrammingError
+from cramming.metrics import least_reduction, nats_to_bits
+from cramming.models import FrozenLM, layers, load
 from cramming.texts import Passage
 
 
@@ -77,3 +78,29 @@ def sizes(passages: Sequence[Passage]) -> pd.DataFrame:
         [(p.source, p.id, len(p), len(p.text.split()), len(p.text)) for p in passages],
         columns=["source", "passage", "tokens", "words", "characters"],
     )
+
+
+def by_model(results: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """How large each model is, and how well it predicts the passages without mem: the same tokens for every model.
+
+    Args:
+        results: Rows of the store, of several models.
+        tokens: How many of each passage, from its start; of shorter ones all.
+
+    Returns:
+        One row a model and passage: model, parameters (distinct numbers, so that a table that is also the head counts
+        once), layers, passage, bits (mean cross-entropy a token, token 0 left out).
+
+    Raises:
+        CrammingError: If tokens is below 2, or a model cannot be loaded.
+    """
+    if tokens < 2:
+        raise CrammingError(f"tokens is {tokens}: token 0 is not scored, so take 2 or more")
+    rows = []
+    for (name, dtype), some in results.groupby(["model", "dtype"], sort=False):
+        lm = load(str(name), dtype=str(dtype))
+        parameters, depth = lm.model.num_parameters(), len(layers(lm.model))
+        for run in some.drop_duplicates("passage").itertuples():
+            nats, _ = without_mem(lm, list(run.token_ids[:tokens]))
+            rows.append((name, parameters, depth, run.passage, nats_to_bits(nats[1:].mean())))
+    return pd.DataFrame(rows, columns=["model", "parameters", "layers", "passage", "bits"])

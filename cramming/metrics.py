@@ -163,51 +163,51 @@ def published_beyond_capacity(frame: pd.DataFrame, threshold: float = THRESHOLD)
     return summary
 
 
-def elasticity(
+def power_law(
     x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, *, n_boot: int = 2_000, seed: int = 0
 ) -> dict[str, float]:
-    """By how many per cent y grows where x is one per cent larger: the slope of log y on log x, by least squares.
+    """Fit ``y = factor * x ** exponent`` by least squares of log y on log x.
 
     Args:
-        x: Positive numbers, shape (n,).
-        y: Positive numbers, shape (n,).
-        groups: Labels, shape (n,). If given, only differences within a group count.
-        n_boot: Draws of pairs for the interval.
+        x: Numbers above 0, shape (n,).
+        y: Numbers above 0, shape (n,).
+        groups: Labels, shape (n,). If given, each group has a factor of its own, and only differences within a group
+            count.
+        n_boot: Draws of points for the interval; of few points it is rough.
         seed: Of the draws.
 
     Returns:
-        n, slope, low and high (95 % bootstrap interval), r2 (share of the variance of log y explained; nan if none).
+        n, exponent, low and high (its 95 % bootstrap interval), factor (nan with groups), r2 (share of the variance of
+        log y that is explained; nan if there is none).
 
     Raises:
-        CrammingError: If a number is not positive, or x does not vary.
+        CrammingError: If a number is not above 0, or x does not vary.
 
     Examples:
-        >>> round(elasticity([1, 2, 4], [10, 5, 2.5])["slope"], 6)
-        -1.0
+        >>> fit = power_law([1, 10, 100], [2, 20, 200])
+        >>> round(fit["exponent"], 6), round(fit["factor"], 6)
+        (1.0, 2.0)
     """
     tiny = np.nextafter(0, 1)
-    logs = [np.log(_vector(values, name, low=tiny)) for values, name in ((x, "x"), (y, "y"))]
-    if logs[0].size != logs[1].size:
-        raise CrammingError(f"x has {logs[0].size} numbers and y {logs[1].size}: give as many of both")
-    labels = np.zeros(logs[0].size) if groups is None else pd.factorize(np.asarray(groups))[0]
+    along = np.log(_vector(x, "x", low=tiny))
+    values = np.log(_vector(y, "y", low=tiny, size=along.size))
+    labels = np.zeros(along.size, np.int64) if groups is None else pd.factorize(np.asarray(groups))[0]
 
     def fit(rows: NDArray[np.int64]) -> tuple[float, float]:
-        centred = []
-        for values in logs:
-            sums, counts = np.bincount(labels[rows], values[rows]), np.bincount(labels[rows])
-            centred.append(values[rows] - (sums / np.maximum(counts, 1))[labels[rows]])
-        (a, b), spread = centred, float(centred[0] @ centred[0])
-        slope = float(a @ b) / spread if spread > 1e-12 else math.nan
-        total = float(b @ b)
-        return slope, 1 - float(((b - slope * a) ** 2).sum()) / total if total > 1e-12 else math.nan
+        counts = np.maximum(1, np.bincount(labels[rows]))
+        a, b = (v[rows] - (np.bincount(labels[rows], v[rows]) / counts)[labels[rows]] for v in (along, values))
+        if a @ a < 1e-12:
+            return math.nan, math.nan
+        exponent = float(a @ b / (a @ a))
+        return exponent, 1 - float(((b - exponent * a) ** 2).sum() / (b @ b)) if b @ b > 1e-12 else math.nan
 
-    labels = labels.astype(np.int64)
-    slope, r2 = fit(np.arange(labels.size))
-    if math.isnan(slope):
+    exponent, r2 = fit(np.arange(along.size))
+    if math.isnan(exponent):
         raise CrammingError("x does not vary: give at least two different numbers, in one group if there are groups")
-    draws = np.random.default_rng(seed).integers(0, labels.size, size=(n_boot, labels.size))
+    draws = np.random.default_rng(seed).integers(0, along.size, size=(n_boot, along.size))
     low, high = np.nanpercentile([fit(rows)[0] for rows in draws], [2.5, 97.5])
-    return {"n": labels.size, "slope": slope, "low": float(low), "high": float(high), "r2": r2}
+    factor = math.exp(values.mean() - exponent * along.mean()) if groups is None else math.nan
+    return {"n": along.size, "exponent": exponent, "low": float(low), "high": float(high), "factor": factor, "r2": r2}
 
 
 def threshold(without: ArrayLike, with_mem: ArrayLike) -> float:

@@ -578,3 +578,150 @@ def limits(frame: pd.DataFrame) -> Figure:
         which.set_minor_locator(NullLocator())
     axis.legend(fontsize="small")
     return figure
+
+
+FAMILIES = {"Pythia": (COLOURS[0], "o", "-"), "Llama": (COLOURS[1], "s", "--"), "Mamba": (COLOURS[2], "^", "-.")}
+FAMILIES |= {"other": (COLOURS[3], "D", "none")}
+
+
+@_styled
+def model_sizes(sizes: pd.DataFrame, fits: pd.DataFrame) -> Figure:
+    """Information gain against parameters and against width, one mark a published model, power laws by family.
+
+    Args:
+        sizes: `cramming.tables.model_sizes`.
+        fits: `cramming.tables.size_fits` of the same.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), sharey=True)
+    laws = fits[fits["gain"] == "bits"].set_index(["family", "against"])
+    for axis, size, label, ticks in (
+        (axes[0], "parameters", "parameters, billions, nominal", (0.1, 0.3, 1, 3, 10)),
+        (axes[1], "width", "width d, numbers", sorted(set(sizes["width"]))),
+    ):
+        for family, (colour, marker, style) in FAMILIES.items():
+            some = sizes[sizes["family"] == family]
+            label_of = f"{family} (n = {len(some)})"
+            if (family, size) in laws.index:
+                law, ends = laws.loc[(family, size)], np.array([some[size].min(), some[size].max()])
+                axis.plot(ends, law["factor"] * ends ** law["exponent"], color=colour, linestyle=style, linewidth=1.6)
+                label_of += f", exponent {law['exponent']:.2f}"
+            axis.errorbar(some[size], some["bits"], yerr=some["bits_sd"], color=colour, marker=marker, markersize=8,
+                          linestyle="none", markeredgecolor="black", markeredgewidth=0.5, elinewidth=1,
+                          capsize=2)  # fmt: skip
+            axis.plot([], [], color=colour, marker=marker, linestyle=style, label=label_of, markeredgecolor="black",
+                      markeredgewidth=0.5)  # fmt: skip
+        law, ends = laws.loc[("all", size)], np.array([sizes[size].min(), sizes[size].max()])
+        axis.plot(ends, law["factor"] * ends ** law["exponent"], color="#777777", linestyle=":", linewidth=1.6,
+                  label=f"all {law['n']:.0f}, exponent {law['exponent']:.2f}")  # fmt: skip
+        axis.set(xscale="log", yscale="log", xlabel=f"{label} (log scale)")
+        axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], rotation=45 if size == "width" else 0)
+        axis.minorticks_off()
+        axis.legend(fontsize="x-small", loc="upper left")
+    for row in sizes[sizes["family"] == "other"].itertuples():
+        axes[0].annotate(row.model, (row.parameters, row.bits), (-8, 0), textcoords="offset points",
+                         fontsize="x-small", ha="right", va="center")  # fmt: skip
+    low, high = (sizes["bits"] - sizes["bits_sd"]).min(), (sizes["bits"] + sizes["bits_sd"]).max()
+    axes[0].set(ylabel="information gain, bits (log scale)", ylim=(low * 0.8, high * 3))
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    return figure
+
+
+@_styled
+def cuts(runs: pd.DataFrame) -> Figure:
+    """Exact horizon and information gain of every passage, by model, with the mean of each model.
+
+    Args:
+        runs: `cramming.tables.gains`, of a model and of changed copies, in the order to show them.
+    """
+    models = list(runs["model"].unique())
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.5 * len(models) + 1.3), sharey=True)
+    for axis, column, label in (
+        (axes[0], "length", "exact horizon, tokens"),
+        (axes[1], "bits", "information gain, bits"),
+    ):
+        for place, name in enumerate(models):
+            some = runs[runs["model"] == name]
+            for source, (colour, marker) in SOURCES.items():
+                each = np.sort(some.loc[some["source"] == source, column].to_numpy())
+                # Side by side, the sources in two rows, so that equal numbers can be seen.
+                rows = place + (-0.14 if source == "novels" else 0.08) + (np.arange(len(each)) % 2) * 0.06
+                axis.scatter(each, rows, color=colour, marker=marker, s=32, edgecolor="black", linewidth=0.5,
+                             label=source if place == 0 and len(each) else None)  # fmt: skip
+            axis.plot([some[column].mean()] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2,
+                      label="mean" if place == 0 else None)  # fmt: skip
+        axis.set(xlabel=label, xlim=(min(0, runs[column].min()) - 0.02 * runs[column].max(), None))
+        axis.grid(visible=False, axis="y")
+    axes[0].set_yticks(range(len(models)), [tables.change_in_words(name) for name in models])
+    axes[0].set(ylim=(len(models) - 0.5, -0.5))
+    axes[0].legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
+@_styled
+def several_vectors(frame: pd.DataFrame) -> Figure:
+    """Figure 4: capacity in tokens and information gain in bits against the number of mem vectors, with the ideal.
+
+    Args:
+        frame: `cramming.tables.several_vectors`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2))
+    styles = ((COLOURS[2], "^", "-."), (COLOURS[1], "s", "--"), (COLOURS[3], "D", ":"))
+    said = frame.loc[~frame["here"], "model"].unique()
+    styled = dict(zip(said, styles, strict=False)) | dict.fromkeys(
+        frame.loc[frame["here"], "model"], (COLOURS[0], "o", "-")
+    )
+    for axis, column, title in (
+        (axes[0], "capacity", "Capacity, tokens"),
+        (axes[1], "bits", "Information gain, bits"),
+    ):
+        for model, (colour, marker, style) in styled.items():
+            some = frame[(frame["model"] == model) & (frame[column] > 0)]
+            if some.empty:
+                continue
+            here = bool(some["here"].all())
+            label = f"{model.split('/')[-1]}, {f'here (n = {some.n.iloc[0]})' if here else 'published'}"
+            # On a log axis a spread down to 0 would have no end.
+            spread = some[f"{column}_sd"].fillna(0).clip(upper=0.95 * some[column])
+            axis.errorbar(some["n_vectors"], some[column], yerr=spread, color=colour, marker=marker, linestyle=style,
+                          markeredgecolor="black", markeredgewidth=0.5, capsize=2, label=label)  # fmt: skip
+            ks = np.array([1, some["n_vectors"].max()])
+            one = some.loc[some["n_vectors"] == 1, column]
+            if len(one):
+                axis.plot(ks, one.iloc[0] * ks, color=colour, linewidth=0.9, alpha=0.8)
+        axis.plot([], [], color="#777777", linewidth=0.9, label="ideal: k times one vector")
+        ticks = sorted(set(frame.loc[frame[column] > 0, "n_vectors"]))
+        axis.set(xscale="log", yscale="log", xlabel="mem vectors k (log scale)", title=f"{title} (log scale)")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes[0].legend(fontsize="small", loc="upper left")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low, high * 8)  # room for the legend
+    return figure
+
+
+@_styled
+def several_curves(runs: pd.DataFrame) -> Figure:
+    """Exact tokens against token passes and against steps, mean over passages, one line a number of mem vectors.
+
+    Args:
+        runs: `cramming.tables.same_passages`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+    styles = (("-", COLOURS[0]), ("--", COLOURS[1]), (":", COLOURS[3]), ("-.", COLOURS[2]))
+    for axis, along, label in (
+        (axes[0], "token_passes", "token passes spent on a passage"),
+        (axes[1], "steps", "steps"),
+    ):
+        for i, (k, some) in enumerate(runs.groupby("n_vectors")):
+            curves = [tables.exact_curve(some.iloc[[at]], along) for at in range(len(some))]
+            # Up to where the first of these runs ends: beyond, the mean would be one of other passages.
+            grid = np.linspace(0, min(spent[-1] for spent, _ in curves), 300)
+            lines = [exact[np.searchsorted(spent, grid, side="right") - 1] for spent, exact in curves]
+            style, colour = styles[i % len(styles)]
+            axis.plot(grid, np.mean(lines, axis=0), style, color=colour, linewidth=2.2, label=f"k = {k}")
+        axis.set(xlabel=label, xlim=(0, None), ylim=(0, None))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes[0].set(ylabel="exact tokens, mean")
+    axes[0].legend(title="mem vectors", fontsize="small")
+    return figure

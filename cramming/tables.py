@@ -143,25 +143,27 @@ def systems(results: pd.DataFrame) -> pd.DataFrame:
     return frame[shared].assign(order=order).sort_values(["order", "passage"], ignore_index=True).drop(columns="order")
 
 
-def exact_curve(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Exact tokens of one passage against the token passes spent on it by one system, as a staircase from (0, 0).
+def exact_curve(runs: pd.DataFrame, along: str = "token_passes") -> tuple[np.ndarray, np.ndarray]:
+    """Exact tokens of one passage against what one system spent on it, as a staircase from (0, 0).
 
     Args:
         runs: Rows of one passage and system: a horizon, or the paper's crams of several lengths.
+        along: What is spent: token_passes or steps.
     """
     if (runs["kind"] == "horizon").all():
         (run,) = runs.itertuples()
         how = Recipe.model_validate_json(run.recipe_json)
-        lengths, passes = np.asarray(run.trace_length), np.asarray(run.trace_token_passes)
+        trace = {"token_passes": "trace_token_passes", "steps": "trace_step"}[along]
+        lengths, spent = np.asarray(run.trace_length), np.asarray(getattr(run, trace))
         # The prefix under optimisation runs ahead of the exact one by a block.
         ahead = how.growth.block if how.growth else 0
         exact = np.where(lengths > lengths[0], lengths - ahead, 0)
-        passes, exact = np.append(passes, run.token_passes), np.append(exact, run.length)
+        spent, exact = np.append(spent, getattr(run, along)), np.append(exact, run.length)
     else:
         runs = runs.sort_values("length")
-        passes = runs["token_passes"].cumsum().to_numpy()
+        spent = runs[along].cumsum().to_numpy()
         exact = runs["length"].where(runs["exact"].cummin(), 0).to_numpy()
-    return np.append(0, passes), np.append(0, np.maximum.accumulate(exact))
+    return np.append(0, spent), np.append(0, np.maximum.accumulate(exact))
 
 
 def systems_summary(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -653,8 +655,14 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows: dict[str, tuple[float, float, float, str, str]] = {}
     for name, groups in (("all texts", None), ("within sources", frame["source"])):
-        found = metrics.elasticity(frame["density"], frame["length"], groups)
-        rows[f"slope of log horizon on log density, {name}"] = found["slope"], found["low"], found["high"], "0", "-1"
+        found = metrics.power_law(frame["density"], frame["length"], groups)
+        rows[f"slope of log horizon on log density, {name}"] = (
+            found["exponent"],
+            found["low"],
+            found["high"],
+            "0",
+            "-1",
+        )
 
     def scatter(sample: pd.DataFrame) -> float:
         varies = {column: sample[column].std() / sample[column].mean() for column in ("bits", "length")}
@@ -786,6 +794,351 @@ def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub
     return frame.rename_axis("what is looked at").sort_index(ascending=False)
 
 
+def gains(results: pd.DataFrame) -> pd.DataFrame:
+    """The horizons of the results with what each vector gained.
+
+    Returns:
+        The rows of kind horizon and their columns, with token_gain (tokens), bits (information gain over tokens 1 on)
+        and bits_capped (the same, where without mem these tokens cost no more than a uniform guess: a model worse than
+        that gains bits by being cured of its errors, too). A horizon of 0 or 1 tokens gains no bits.
+    """
+    runs = _some(results, "horizon")
+    bits = runs.apply(_bits_after_first, axis=1)
+    without = [metrics.nats_to_bits(float(np.sum(nats[1:]))) for nats in runs["token_nats_without"]]
+    guess = (runs["length"] - 1).clip(lower=0) * np.log2(runs["vocab_size"])
+    return runs.assign(
+        token_gain=runs["correct_with"] - runs["correct_without"],
+        bits=bits,
+        bits_capped=bits - (without - guess).clip(lower=0),
+    )
+
+
+# By the beginning of a hub id.
+FAMILIES = {
+    "EleutherAI/pythia": "Pythia",
+    "meta-llama/": "Llama",
+    "princeton-nlp/Sheared-LLaMA": "Llama",
+    "state-spaces/mamba": "Mamba",
+}
+
+
+def model_sizes() -> pd.DataFrame:
+    """The published models with their sizes and gains on PG-19, one mem vector.
+
+    Returns:
+        One row a model, in the paper's order: model, family (Pythia, Llama, Mamba, other), parameters (billions,
+        nominal), width, capacity (tokens), token_gain and token_gain_sd (tokens), bits and bits_sd (information gain).
+    """
+    models, capacity = published("models"), published("capacity").query("source == 'pg19'")
+    said = capacity.set_index(capacity["model"].map(hub_id)).loc[models["hub_id"]].reset_index(drop=True)
+    families = [
+        next((family for start, family in FAMILIES.items() if name.startswith(start)), "other")
+        for name in models["hub_id"]
+    ]
+    return pd.DataFrame(
+        {
+            "model": models["name"],
+            "family": families,
+            "parameters": models["params_billion"],
+            "width": models["hidden_size"],
+            "capacity": said["decoding_capacity_tokens"],
+            "token_gain": said["token_gain_mean"],
+            "token_gain_sd": said["token_gain_std"],
+            "bits": said["information_gain_nats_mean"].map(metrics.nats_to_bits),
+            "bits_sd": said["information_gain_nats_std"].map(metrics.nats_to_bits),
+        }
+    )
+
+
+def size_fits(sizes: pd.DataFrame) -> pd.DataFrame:
+    """Power laws of the gains in parameters and in width, for each family of three models or more and for all.
+
+    Args:
+        sizes: From `model_sizes`.
+
+    Returns:
+        One row a family, gain and size: family (or all), gain (bits, token_gain), against (parameters, width), and
+        what `metrics.power_law` returns.
+    """
+    rows = []
+    for family, some in [*sizes.groupby("family", sort=False), ("all", sizes)]:
+        if len(some) < 3:
+            continue
+        for gain in ("bits", "token_gain"):
+            for size in ("parameters", "width"):
+                fit = metrics.power_law(some[size], some[gain])
+                rows.append({"family": family, "gain": gain, "against": size, **fit})
+    return pd.DataFrame(rows)
+
+
+def size_fit_table(fits: pd.DataFrame) -> pd.DataFrame:
+    """`size_fits` as a page shows it: one row a family and gain, exponent and R² against parameters and width."""
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for fit in fits.itertuples():
+        key = (str(fit.family), {"bits": "information", "token_gain": "tokens"}[str(fit.gain)])
+        shown = rows.setdefault(key, {"models": int(fit.n)})
+        shown[f"exponent of {fit.against} (95 %)"] = f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+        shown[f"R², {fit.against}"] = f"{fit.r2:.3f}"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["family", "gain in"])
+
+
+def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+    """Horizons in a model and in changed copies of it, on the same passages.
+
+    Args:
+        results: Rows of kind horizon, of a model and of copies named after it with an @.
+        about: From `cramming.information.by_model`, of the same models.
+
+    Returns:
+        One row a model, in the order of the results: model, change (whole, or what was done), parameters, layers, n
+        (passages), horizon, horizon_sd, least, most (tokens), none (passages without an exact token), bits_without and
+        bits_without_sd (bits a token without mem), bits and bits_sd (information gain), bits_capped and bits_capped_sd
+        (see `gains`), token_gain and token_gain_sd (tokens), and against the whole model, passage by passage, mean
+        and 95 % bootstrap interval of horizon and information gain: horizon_difference, _low, _high, bits_difference,
+        _low, _high; nan for the whole model. Over the mean of the whole model: horizon_share, bits_share,
+        bits_capped_share; nan if that is 0.
+
+    Raises:
+        CrammingError: If the whole model is not among them.
+    """
+    runs = gains(results)
+    whole = runs[~runs["model"].str.contains("@")].set_index("passage")
+    if whole.empty:
+        raise CrammingError(f"the results lack the whole model: they have {', '.join(sorted(set(runs['model'])))}")
+    rows = []
+    for name, some in runs.groupby("model", sort=False):
+        facts, change = about[about["model"] == name], str(name).partition("@")[2]
+        row = {
+            "model": name,
+            "change": change_in_words(str(name)),
+            "parameters": facts["parameters"].iloc[0],
+            "layers": facts["layers"].iloc[0],
+            "n": len(some),
+            "horizon": some["length"].mean(),
+            "horizon_sd": some["length"].std(),
+            "least": some["length"].min(),
+            "most": some["length"].max(),
+            "none": (some["length"] == 0).sum(),
+            "bits_without": facts["bits"].mean(),
+            "bits_without_sd": facts["bits"].std(),
+            "bits": some["bits"].mean(),
+            "bits_sd": some["bits"].std(),
+            "bits_capped": some["bits_capped"].mean(),
+            "bits_capped_sd": some["bits_capped"].std(),
+            "token_gain": some["token_gain"].mean(),
+            "token_gain_sd": some["token_gain"].std(),
+        }
+        for column, short in (("length", "horizon"), ("bits", "bits")):
+            apart = (some.set_index("passage")[column] - whole[column]).dropna()
+            known = change and len(apart)
+            low, high = metrics.bootstrap_ci(apart) if known else (np.nan, np.nan)
+            row[f"{short}_difference"] = apart.mean() if known else np.nan
+            row |= {f"{short}_low": low, f"{short}_high": high}
+        for column, short in (("length", "horizon"), ("bits", "bits"), ("bits_capped", "bits_capped")):
+            entire = whole[column].mean()
+            row[f"{short}_share"] = some[column].mean() / entire if entire > 0 else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def change_in_words(model: str) -> str:
+    """What the name of a model says was done to it: ``first 5 layers`` for ``smollm2-135m@first-5``, or ``whole``."""
+    kind, _, what = model.partition("@")[2].partition("-")
+    if kind == "first":
+        return "first layer" if what == "1" else f"first {what} layers"
+    return f"{kind} {what}".strip() or "whole"
+
+
+def cut_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cuts` as a page shows it: one row a model."""
+    return pd.DataFrame(
+        {
+            "model": frame["change"],
+            "parameters, millions": frame["parameters"].map(lambda n: f"{n / 1e6:,.1f}"),
+            "layers": frame["layers"],
+            "bits a token without mem": [_spread(r.bits_without, r.bits_without_sd) for r in frame.itertuples()],
+            "passages": frame["n"],
+            "exact horizon, tokens": [_spread(r.horizon, r.horizon_sd) for r in frame.itertuples()],
+            "range": [f"{r.least} to {r.most}" for r in frame.itertuples()],
+            "against the whole, tokens": [
+                _interval(r.horizon_difference, r.horizon_low, r.horizon_high) for r in frame.itertuples()
+            ],
+            "token gain, tokens": [_spread(r.token_gain, r.token_gain_sd) for r in frame.itertuples()],
+            "information gain, bits": [_spread(r.bits, r.bits_sd, 0) for r in frame.itertuples()],
+            "against the whole, bits": [
+                _interval(r.bits_difference, r.bits_low, r.bits_high, 0) for r in frame.itertuples()
+            ],
+            "against a uniform guess at most": [
+                _spread(r.bits_capped, r.bits_capped_sd, 0) for r in frame.itertuples()
+            ],
+        }
+    ).set_index("model")
+
+
+def same_passages(results: pd.DataFrame) -> pd.DataFrame:
+    """`gains` of runs that differ in the number of mem vectors only, on the passages that every number was run on.
+
+    Args:
+        results: Rows of kind horizon of one model. If several recipes are among them, the one with most numbers of
+            vectors counts.
+
+    Returns:
+        One row a number of vectors and passage, sorted by both.
+
+    Raises:
+        CrammingError: If there are no runs with one vector to compare with, or no passage has them all.
+    """
+    runs = gains(results)
+    hows = runs["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json())
+    runs = runs[hows == runs.groupby(hows)["n_vectors"].nunique().idxmax()]
+    if 1 not in set(runs["n_vectors"]):
+        known = ", ".join(map(str, sorted(set(runs["n_vectors"]))))
+        raise CrammingError(f"there are runs with {known} mem vectors but none with 1: sweep those as well")
+    shared = runs.groupby("passage")["n_vectors"].transform("nunique") == runs["n_vectors"].nunique()
+    if not shared.any():
+        raise CrammingError("no passage was run with every number of mem vectors: sweep the same passages for each")
+    return runs[shared].sort_values(["n_vectors", "passage"], ignore_index=True)
+
+
+def several_vectors(runs: pd.DataFrame) -> pd.DataFrame:
+    """Capacity and gains by number of mem vectors, published and ours, against what that many single ones would hold.
+
+    The ideal is k times what one vector holds. Published gains are means over runs beyond capacity, ours over
+    horizons, and ours leave out the information of token 0.
+
+    Args:
+        runs: From `same_passages`.
+
+    Returns:
+        One row a model and k: model, here (whether measured here), n_vectors, n (passages, 0 if not published),
+        capacity (tokens; ours the mean horizon) and capacity_sd (nan where published), token_gain, token_gain_sd
+        (tokens), bits, bits_sd (information gain); of these three the columns _each (over k) and _share (over the
+        ideal); ratio, ratio_low, ratio_high (horizon over that of one vector, mean over passages whose single vector
+        holds any, 95 % bootstrap interval; nan where published or where there is none).
+    """
+    said = published("n_vectors")
+    rows = [
+        {
+            "model": row.model,
+            "here": False,
+            "n_vectors": row.n_vectors,
+            "n": 0,
+            "capacity": row.decoding_capacity_tokens,
+            "token_gain": row.token_gain_mean,
+            "token_gain_sd": row.token_gain_std,
+            "bits": metrics.nats_to_bits(row.information_gain_nats_mean),
+            "bits_sd": metrics.nats_to_bits(row.information_gain_nats_std),
+        }
+        for row in said.itertuples()
+    ]
+    single = runs[runs["n_vectors"] == 1].set_index("passage")["length"]
+    for (model, k), some in runs.groupby(["model", "n_vectors"]):
+        ratios = (some.set_index("passage")["length"] / single[single > 0]).dropna()
+        low, high = metrics.bootstrap_ci(ratios) if len(ratios) else (np.nan, np.nan)
+        rows.append(
+            {
+                "model": model,
+                "here": True,
+                "n_vectors": k,
+                "n": len(some),
+                "capacity": some["length"].mean(),
+                "capacity_sd": some["length"].std(),
+                "token_gain": some["token_gain"].mean(),
+                "token_gain_sd": some["token_gain"].std(),
+                "bits": some["bits"].mean(),
+                "bits_sd": some["bits"].std(),
+                "ratio": ratios.mean(),
+                "ratio_low": low,
+                "ratio_high": high,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    for column in ("capacity", "token_gain", "bits"):
+        one = frame["model"].map(frame[frame["n_vectors"] == 1].set_index("model")[column])
+        frame[f"{column}_each"] = frame[column] / frame["n_vectors"]
+        frame[f"{column}_share"] = frame[f"{column}_each"] / one.where(one > 0)
+    return frame
+
+
+def several_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`several_vectors` as a page shows it: one row a model and number of vectors."""
+    rows = {}
+    for row in frame.to_dict("records"):
+        where = "here" if row["here"] else "published"
+        shown: dict[str, object] = {"passages": row["n"] or ""}
+        for column, name, short, digits in (
+            ("capacity", "capacity or horizon, tokens", "capacity", 1 if row["here"] else 0),
+            ("token_gain", "token gain, tokens", "token gain", 1),
+            ("bits", "information gain, bits", "information", 0),
+        ):
+            known = row[column] == row[column]
+            shown[name] = _spread(row[column], row[f"{column}_sd"], digits) if known else ""
+            shown[f"{short} per vector"] = f"{row[f'{column}_each']:,.{digits}f}" if known else ""
+            shown[f"{short} of the ideal"] = _share(row[f"{column}_share"])
+        known = row["here"] and row["n_vectors"] > 1 and row["ratio"] == row["ratio"]
+        shown["times one vector"] = (
+            f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})" if known else ""
+        )
+        rows[(f"{row['model'].split('/')[-1]} ({where})", row["n_vectors"])] = shown
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "vectors"])
+
+
+def several_ends(runs: pd.DataFrame) -> pd.DataFrame:
+    """How runs with several vectors ended, and what they had after as many steps as the shortest run took.
+
+    Args:
+        runs: From `same_passages`.
+
+    Returns:
+        Index n_vectors; columns n, ended (why, with counts), offered (runs that reached the end of their text), steps,
+        token_passes and cpu_seconds (means), horizon and horizon_sd (tokens, at the end), late and late_sd (exact
+        tokens won in the last quarter of the token passes), common_steps (of the shortest run of all), at_steps and
+        at_steps_sd (exact tokens by then).
+    """
+    common = runs["steps"].min()
+    each = []
+    for i in range(len(runs)):
+        (passes, exact), (steps, by_then) = (exact_curve(runs.iloc[[i]], along) for along in ("token_passes", "steps"))
+        late = exact[-1] - exact[np.searchsorted(passes, 0.75 * passes[-1], side="right") - 1]
+        each.append((late, by_then[np.searchsorted(steps, common, side="right") - 1]))
+    rows = {}
+    timed = runs.assign(**dict(zip(("late", "at_steps"), zip(*each, strict=True), strict=True)))
+    for k, some in timed.groupby("n_vectors"):
+        rows[k] = {
+            "n": len(some),
+            "ended": ", ".join(f"{n} {why}" for why, n in some["ended"].value_counts().items()),
+            "offered": int((some["length"] == some["offered"]).sum()),
+            "steps": some["steps"].mean(),
+            "token_passes": some["token_passes"].mean(),
+            "cpu_seconds": some["cpu_seconds"].mean(),
+            "horizon": some["length"].mean(),
+            "horizon_sd": some["length"].std(),
+            "late": some["late"].mean(),
+            "late_sd": some["late"].std(),
+            "common_steps": common,
+            "at_steps": some["at_steps"].mean(),
+            "at_steps_sd": some["at_steps"].std(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("n_vectors")
+
+
+def several_ends_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`several_ends` as a page shows it: one row a number of vectors."""
+    common = frame["common_steps"].iloc[0]
+    return pd.DataFrame(
+        {
+            "passages": frame["n"],
+            "ended by": frame["ended"],
+            "reached the end of the text": frame["offered"],
+            "steps, mean": frame["steps"].map("{:,.0f}".format),
+            "token passes, mean": frame["token_passes"].map("{:,.0f}".format),
+            "exact tokens at the end": [_spread(r.horizon, r.horizon_sd) for r in frame.itertuples()],
+            "of these won in the last quarter": [_spread(r.late, r.late_sd) for r in frame.itertuples()],
+            f"exact tokens after {common:,} steps": [_spread(r.at_steps, r.at_steps_sd) for r in frame.itertuples()],
+        }
+    ).rename_axis("vectors")
+
+
 def published_table() -> pd.DataFrame:
     """The 14 models of the paper as published: size, width, bound and capacity in tokens by source."""
     models = published("models").set_index("hub_id")
@@ -897,6 +1250,14 @@ def cost(results: pd.DataFrame) -> str:
     parts = [", ".join(sorted(results[column].unique())) for column in ("device", "dtype", "versions")]
     hours = results["cpu_seconds"].sum() / 3600
     return f"{parts[0]}, {parts[1]}; {parts[2]}; {len(results)} runs, {hours:.1f} processor hours"
+
+
+def _interval(mean: float, low: float, high: float, digits: int = 1) -> str:
+    return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share == share else ""
 
 
 def _spread(mean: float, sd: float, digits: int = 1) -> str:
