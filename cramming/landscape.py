@@ -19,6 +19,7 @@ from cramming.recipes import Recipe
 from cramming.texts import Passage
 
 ROWS = 16  # sequences that go through the network together
+GOLDEN = (math.sqrt(5) - 1) / 2
 FINE = 201  # points that the length of a way is measured with
 
 
@@ -148,17 +149,18 @@ def nearest_tokens(lm: FrozenLM, directions: torch.Tensor, passages: Sequence[Pa
 
     Returns:
         One row a vector: passage, token (id of the nearest), cosine (with it), inside (whether it occurs in the
-        passage), own (mean cosine with the passage's different tokens), rank (of the nearest of these among all
-        tokens; 1 is nearest).
+        passage), first (whether it is token 0), own (mean cosine with the passage's different tokens), rank (of the
+        nearest of these among all tokens; 1 is nearest).
     """
     table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
     cosines = normalize(directions.to(lm.device).float(), dim=1) @ normalize(table.float(), dim=1).T
     rows = []
     for each, passage in zip(cosines, passages, strict=True):
-        own, token = each[sorted(set(passage.token_ids))], int(each.argmax())
+        ids, token = passage.token_ids, int(each.argmax())
+        own = each[sorted(set(ids))]
         rank = 1 + int((each > own.max()).sum())
-        rows.append((passage.id, token, float(each[token]), token in passage.token_ids, float(own.mean()), rank))
-    return pd.DataFrame(rows, columns=["passage", "token", "cosine", "inside", "own", "rank"])
+        rows.append((passage.id, token, float(each[token]), token in ids, token == ids[0], float(own.mean()), rank))
+    return pd.DataFrame(rows, columns=["passage", "token", "cosine", "inside", "first", "own", "rank"])
 
 
 def from_start(
@@ -255,7 +257,7 @@ def walk(
         degrees (length of the whole way), right (share of tokens, teacher-forced), nats (mean cross-entropy). Where
         every token is right, free decoding gives the passage back too.
     """
-    points, t, degrees = ways(controls, count)
+    points, t, lengths = ways(controls, count)
     shares, parts = np.linspace(0, 1, count), []
     for way, passage in enumerate(passages):
         mem = (onto_sphere(points[way]) if on_sphere else points[way])[:, None] * radius
@@ -269,7 +271,7 @@ def walk(
                     "passage": passage.id,
                     "share": shares,
                     "t": t[way],
-                    "degrees": degrees[way],
+                    "degrees": lengths[way],
                     "right": (gaps > 0).double().mean(1).cpu(),
                     "nats": nats.double().mean(1).cpu(),
                 }
@@ -284,17 +286,16 @@ def bend(
     ends: torch.Tensor,
     radius: float,
     *,
-    steps: int = 60,
+    steps: int = 80,
     lr: float = 0.2,
-    at_once: int = 2,
     seed: int = 0,
 ) -> torch.Tensor:
     """Quadratic Bezier curves between two vectors of each passage, bent so that the passage comes out along them.
 
     The control point starts in the middle of the straight line and is trained by Adam, with the betas of our recipes
-    and a learning rate that falls by a cosine, on the mean cross-entropy at random points of the curve, one in each
-    of `at_once` equal parts of 0 to 1. Every point is put onto the sphere. The method is that of mode connectivity
-    (arXiv 1802.10026), there for the weights of networks.
+    and a learning rate that falls by a cosine, on the mean cross-entropy at one point of the curve a step. The points
+    begin at random and go on by the golden section, which spreads them evenly. Each is put onto the sphere. The
+    method is that of mode connectivity (arXiv 1802.10026), there for the weights of networks.
 
     Args:
         lm: The frozen model.
@@ -303,8 +304,7 @@ def bend(
         radius: S, the root mean square of mem's numbers.
         steps: Of Adam, for all passages together.
         lr: Learning rate of the first step.
-        at_once: Points of each curve in a step.
-        seed: Of the points.
+        seed: Of the first points.
 
     Returns:
         Control points as `ways` takes them, shape (n, 3, d).
@@ -315,21 +315,30 @@ def bend(
     lengths = sorted({len(passage) for passage in passages})
     if len(lengths) != 1:
         raise CrammingError(f"passages have lengths {lengths}: give at least one passage, all of one length")
-    generator = torch.Generator().manual_seed(seed)
     tokens = torch.tensor([passage.token_ids for passage in passages], device=lm.device)
-    tokens = tokens.repeat_interleave(at_once, 0)
     weights = torch.full(tokens.shape, 1 / tokens.shape[1], device=lm.device)
     ends = ends.to(lm.device).float()
+    first = torch.rand(len(ends), 1, generator=torch.Generator().manual_seed(seed)).to(lm.device)
     middle = ends.mean(1).clone().requires_grad_(True)
     adam = torch.optim.Adam([middle], lr=lr, betas=(0.9, 0.9))
     for step in range(steps):
         adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-        t = (torch.arange(at_once) + torch.rand(len(ends), at_once, generator=generator)) / at_once
-        points = _bezier(torch.stack([ends[:, 0], middle, ends[:, 1]], 1), t.to(ends)).flatten(0, 1)
+        t = (first + step * GOLDEN) % 1
+        points = _bezier(torch.stack([ends[:, 0], middle, ends[:, 1]], 1), t)[:, 0]
         loss, _, _ = score(lm, (onto_sphere(points) * radius)[:, None], tokens, weights)
         (middle.grad,) = torch.autograd.grad(loss, middle)
         adam.step()
     return torch.stack([ends[:, 0], middle.detach(), ends[:, 1]], 1)
+
+
+def degrees(cosine: float) -> float:
+    """The angle that has that cosine.
+
+    Examples:
+        >>> round(degrees(0.5))
+        60
+    """
+    return math.degrees(math.acos(cosine))
 
 
 def _bezier(controls: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

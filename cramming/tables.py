@@ -724,6 +724,7 @@ def nearest_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "vectors": len(some),
             "cosine with the nearest token": _spread(some["cosine"].mean(), some["cosine"].std(), 3),
             "nearest token is in the passage": f"{some['inside'].mean():.0%}",
+            "nearest is token 0": f"{some['first'].mean():.0%}",
             "cosine with the passage's tokens": _spread(some["own"].mean(), some["own"].std(), 3),
             "rank of the nearest of these, median": f"{some['rank'].median():,.0f}",
         }

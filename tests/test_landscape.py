@@ -75,6 +75,9 @@ def test_a_token_is_nearest_to_itself(tiny):
     assert frame["token"].tolist() == [inside, outside]
     assert frame["cosine"].tolist() == pytest.approx([1, 1], rel=1e-5)
     assert frame["inside"].tolist() == [True, False]
+    assert not frame["first"].any()
+    [first] = landscape.nearest_tokens(tiny, table[[passage.token_ids[0]]], [passage])["first"]
+    assert first
     assert frame["rank"].iloc[0] == 1
     assert frame["rank"].iloc[1] > 1
     unit = torch.nn.functional.normalize(table, dim=1)
