@@ -168,10 +168,8 @@ class _Run:
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
         self.tokens = torch.tensor(passage.token_ids, device=lm.device)
-        table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
-        std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
-        noise = torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
-        self.param = (noise if start is None else start.float().clone()).to(lm.device)
+        first = first_mem(lm, passage, recipe, k, seed) if start is None else start.float().clone()
+        self.param = first.to(lm.device)
         self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
         self.weight = torch.ones(len(passage), device=lm.device)
         self._project()
@@ -450,6 +448,13 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
+
+
+def first_mem(lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int) -> torch.Tensor:
+    """The noise that a cram starts from, shape (k, d), before a sphere takes its direction."""
+    table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
+    std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
+    return torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
 
 
 def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:

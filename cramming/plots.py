@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -724,4 +724,102 @@ def several_curves(runs: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes[0].set(ylabel="exact tokens, mean")
     axes[0].legend(title="mem vectors", fontsize="small")
+    return figure
+
+
+@_styled
+def similarity(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) -> Figure:
+    """Cosine between vectors of one text and of two: all pairs, and the means text by text.
+
+    Args:
+        pairs: From `cramming.landscape.similarity`.
+        by_text: From `cramming.landscape.similarity_by_text`.
+        width: d, for what random directions would have.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.2, 1])
+    spread = width**-0.5
+    edges = np.linspace(
+        min(pairs["cosine"].min(), -3 * spread), max(pairs["cosine"].max(), 3 * spread), 41
+    )  # the same for both
+    styles = ((False, COLOURS[2], "stepfilled", "two texts"), (True, COLOURS[0], "step", "one text"))
+    for same, colour, kind, name in styles:
+        some = pairs.loc[pairs["same"] == same, "cosine"]
+        left.hist(
+            some, edges, density=True, histtype=kind, color=colour, linewidth=2, label=f"{name}, n = {len(some):,}"
+        )
+    grid = np.linspace(edges[0], edges[-1], 200)
+    bell = np.exp(-((grid / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi))
+    left.plot(grid, bell, color=COLOURS[1], linestyle="--", label="random directions")
+    left.set(xlabel="cosine of two vectors", ylabel="density")
+    left.margins(y=0.35)
+    left.legend(fontsize="small", loc="upper left")
+    places = range(len(by_text))
+    for column, colour, marker, name in (
+        ("between", COLOURS[2], "s", "other texts"),
+        ("within", COLOURS[0], "o", "its own"),
+    ):
+        right.plot(by_text[column], places, marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                   markersize=8, label=f"with {name}")  # fmt: skip
+    right.axvline(0, color="#777777", linewidth=1)
+    right.set_yticks(places, [str(text) for text in by_text.index], fontsize="small")
+    right.set(xlabel="mean cosine of a text's vectors", ylim=(len(by_text) - 0.5, -0.5))
+    right.margins(x=0.15)
+    right.legend(fontsize="small", loc="best")
+    return figure
+
+
+@_styled
+def components(
+    places: np.ndarray, shares: np.ndarray, random_shares: np.ndarray, texts: Collection[str], part: float = 0.9
+) -> Figure:
+    """Vectors on their first two principal components, and how many components hold how much of the variance.
+
+    Args:
+        places: Coordinates of n vectors, shape (n, c).
+        shares: Of the variance, by component, shape (c,).
+        random_shares: The same of as many random directions.
+        texts: What each vector holds, n names.
+        part: Share of the variance to draw a line at.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
+    names = list(dict.fromkeys(texts))
+    shades = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(names)))
+    second = places[:, 1] if places.shape[1] > 1 else np.zeros(len(places))
+    for i, (name, shade) in enumerate(zip(names, shades, strict=True)):
+        some = np.asarray(list(texts), dtype=object) == name
+        left.plot(places[some, 0], second[some], "os^DvPX*<>"[i % 10], color=shade, markeredgecolor="black",
+                  markeredgewidth=0.5, markersize=7, linestyle="none", label=name)  # fmt: skip
+    left.set(xlabel=f"first component, {shares[0]:.1%} of the variance",
+             ylabel=f"second component, {shares[1:2].sum():.1%}")  # fmt: skip
+    left.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for some, colour, style, label in (
+        (shares, COLOURS[0], "-", "the vectors"),
+        (random_shares, COLOURS[1], "--", "random directions"),
+    ):
+        right.plot(range(1, len(some) + 1), np.cumsum(some) * 100, color=colour, linestyle=style, label=label)
+    right.axhline(part * 100, color="#777777", linewidth=1)
+    right.set(xlabel="components", ylabel="share of the variance, %", ylim=(0, 104))
+    right.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+@_styled
+def ways(frames: Mapping[str, pd.DataFrame], without: float) -> Figure:
+    """Share of tokens right along ways between two vectors, mean over passages with its standard error.
+
+    Args:
+        frames: From `cramming.landscape.walk`, by what to call them.
+        without: Share of tokens right with no mem at all.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    looks = zip(COLOURS, "os^D", ("-", "--", ":", "-."), strict=True)
+    for (name, frame), (colour, marker, style) in zip(frames.items(), looks, strict=False):
+        each = frame.groupby(["passage", "share"])["right"].mean().groupby("share")
+        mean, error = each.mean() * 100, each.sem().fillna(0) * 100
+        axis.plot(mean.index, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=name)
+        axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+    axis.axhline(without * 100, color="#777777", linewidth=1)
+    axis.annotate("no mem", (1, without * 100), (0, 3), textcoords="offset points", fontsize="small", ha="right")
+    axis.set(xlabel="share of the way, by angle", ylabel="tokens right, %", ylim=(-3, 103))
+    axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
     return figure
