@@ -14,7 +14,7 @@ from cramming.metrics import nats_to_bits
 from cramming.models import FrozenLM
 from cramming.texts import Passage
 
-LENGTHS = (16, 32, 64, 128, 256, 512)
+LENGTHS = (1, 4, 16, 32, 64, 128, 256, 512)
 
 
 @torch.no_grad()

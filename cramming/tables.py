@@ -740,10 +740,10 @@ def context_summary(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def context_table(gains: pd.DataFrame) -> pd.DataFrame:
-    """`context_summary` as a page shows it: true context of every length, the rest with the longest context only."""
+    """`context_summary` as a page shows it: true context of every length, the rest with the shortest and longest."""
     summary = context_summary(gains).reset_index()
-    longest = summary["context_tokens"].max()
-    shown = summary[summary["context_tokens"].isin([0, longest]) | (summary["what"] == "context")]
+    lengths = summary.loc[summary["what"] == "context", "context_tokens"]
+    shown = summary[summary["context_tokens"].isin([0, lengths.min(), lengths.max()]) | (summary["what"] == "context")]
     rows = {
         (CONTEXTS[row.what], f"{row.context_tokens}" if row.context_tokens else ""): {
             "passages": row.n,

@@ -177,10 +177,10 @@ def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
 
 def test_tables_and_figures_of_a_model(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
-    frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 8)))
+    frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 6, 8)))
     table = tables.context_table(frame)
-    # Context at both lengths, the three others with context at the longer one, and four without.
-    assert len(table) == 2 + 3 + 4
+    # Context at all three lengths, the three others that have some at two of them, and four without.
+    assert len(table) == 3 + 3 * 2 + 4
     figure = plots.context_gains(frame)
     assert isinstance(figure, Figure)
     [labels] = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
