@@ -99,7 +99,7 @@ def teacher_forced(lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor) -> tup
     """
     embeds = torch.cat([mem.to(lm.device, lm.dtype), lm.model.get_input_embeddings()(tokens)[:, :-1]], dim=1)
     logits = lm.model(inputs_embeds=embeds, use_cache=False).logits[:, mem.shape[1] - 1 :].float()
-    return _nats_and_gaps(logits, tokens)
+    return nats_and_gaps(logits, tokens)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.
     gaps = torch.zeros(tokens.shape[1])
     if tokens.shape[1] > 1:
         logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
-        some_nats, some_gaps = _nats_and_gaps(logits, tokens[:, 1:])
+        some_nats, some_gaps = nats_and_gaps(logits, tokens[:, 1:])
         nats[1:], gaps[1:] = some_nats[0].cpu(), some_gaps[0].cpu()
     return nats.numpy(), gaps.numpy()
 
@@ -154,7 +154,8 @@ def greedy(
     return torch.stack(tokens), torch.stack(gaps)
 
 
-def _nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy in nats and gap in logits, both (B, L), of tokens (B, L) from the logits (B, L, V) for them."""
     true = logits.gather(2, tokens[..., None])
     others = logits.scatter(2, tokens[..., None], -torch.inf).amax(2)
     return (logits.logsumexp(2) - true[..., 0]), (true[..., 0] - others)

@@ -823,3 +823,51 @@ def ways(frames: Mapping[str, pd.DataFrame], without: float) -> Figure:
     axis.set(xlabel="share of the way, by angle", ylabel="tokens right, %", ylim=(-3, 103))
     axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
     return figure
+
+
+@_styled
+def context_gains(gains: pd.DataFrame) -> Figure:
+    """Bits a token gained, and tokens right, against tokens of true context; mem and a copy as level lines.
+
+    Bold lines: means over passages, with a band of one standard error. Thin ones: single passages, for context alone
+    and for mem alone (marks at the edge).
+
+    Args:
+        gains: From `cramming.context.gains`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    lengths = sorted(gains.loc[gains["what"] == "context", "context_tokens"].unique())
+    edges = (lengths[0] / 1.3, lengths[-1] * 1.3) if lengths else (1, 2)
+    styles = {
+        "copy": (COLOURS[3], "--", ""),
+        "context, mem": (COLOURS[0], "-", "s"),
+        "mem": (COLOURS[0], ":", ""),
+        "mem, context": (COLOURS[2], "-.", "D"),
+        "context": (COLOURS[1], "-", "o"),
+        "other context": ("#777777", ":", "^"),
+    }
+    for axis, column, factor in ((axes[0], "gain_per_token", 1), (axes[1], "right", 100)):
+        for what, (colour, style, marker) in styles.items():
+            some = gains[gains["what"] == what]
+            if some.empty:  # of a single passage there is no other
+                continue
+            each = some.groupby("context_tokens")[column]
+            mean, error = each.mean() * factor, each.sem().fillna(0) * factor
+            if not some["context_tokens"].any():  # no context: the same at every length
+                mean, error = (pd.Series(values.to_list() * 2, edges) for values in (mean, error))
+            axis.plot(mean.index, mean, style, color=colour, marker=marker, linewidth=2.2, label=tables.CONTEXTS[what])
+            axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0)
+        for _, some in gains[gains["what"] == "context"].groupby("passage"):
+            axis.plot(some["context_tokens"], some[column] * factor, color=COLOURS[1], alpha=0.35, linewidth=0.8)
+        alone = gains.loc[gains["what"] == "mem", column] * factor
+        axis.plot([edges[1]] * len(alone), alone, "_", color=COLOURS[0], alpha=0.7, clip_on=False)
+        axis.set(xscale="log", xlabel="tokens of text before the passage (log scale)", xlim=edges, xticks=lengths,
+                 xticklabels=[f"{n}" for n in lengths])  # fmt: skip
+        axis.minorticks_off()
+    axes[0].axhline(0, color="#777777", linewidth=0.8)
+    axes[0].set(ylabel="bits a token", title="Information gained")
+    alone = gains.loc[gains["what"] == "nothing", "right"].mean() * 100
+    axes[1].axhline(alone, color="#777777", linewidth=0.8)
+    axes[1].set(ylabel="tokens right, %", title="Tokens right", ylim=(0, 103))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure
