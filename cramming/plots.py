@@ -495,7 +495,9 @@ def knock_out(frame: pd.DataFrame) -> Figure:
 
 @_styled
 def crammed_bits(frame: pd.DataFrame) -> Figure:
-    """Figure 3: bits of a passage given mem against those without it, the line of no gain, and the threshold fitted.
+    """Figure 3: bits of a passage given mem against those without it, and the line of no gain.
+
+    Of a source with runs beyond what a vector holds, the threshold is fitted as well.
 
     Args:
         frame: `cramming.tables.crammed_bits`.
@@ -511,7 +513,7 @@ def crammed_bits(frame: pd.DataFrame) -> Figure:
             dots = some[some["kind"] == kind]
             axis.plot(dots["bits"], dots["bits_with"], marker, color=colour, markerfacecolor=face, markersize=5)
         label = f"{source} (n = {len(some)})"
-        if (some["bits_with"] > 0.05 * some["bits"]).any():  # some were not crammed to the end, so there is an end
+        if tables.past_capacity(some).any():
             fitted = metrics.threshold(some["bits"], some["bits_with"])
             axis.plot([0, fitted, most], [0, 0, max(0, most - fitted)], style, color=colour, linewidth=1.5)
             label += f": threshold {fitted:.0f} bits"

@@ -740,6 +740,15 @@ def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
     return runs[["kind", "source", "passage", "length"]].assign(**bits)
 
 
+def past_capacity(dots: pd.DataFrame) -> pd.Series:
+    """Which runs left more than a fifth of the bits of their passage: without some, a threshold would be made up.
+
+    Args:
+        dots: From `crammed_bits`.
+    """
+    return dots["bits_with"] > 0.2 * dots["bits"]
+
+
 def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """What a vector does to tokens before and behind the horizon it was found for.
 

@@ -365,6 +365,16 @@ def test_bits_of_what_was_crammed_leave_token_0_out():
     assert dots[["bits", "bits_with"]].to_numpy() == pytest.approx(np.array([[4, 1], [3, 1]]))
 
 
+def test_a_threshold_needs_runs_beyond_it():
+    dots = pd.DataFrame({"kind": "cram", "source": "novels", "passage": list("abc"), "bits": [100.0, 200.0, 400.0]})
+    short, long = dots.assign(bits_with=[1.0, 9.0, 20.0]), dots.assign(bits_with=[0.0, 0.0, 150.0])
+    assert tables.past_capacity(short).tolist() == [False] * 3
+    assert tables.past_capacity(long).tolist() == [False, False, True]
+    for some, said in ((short, "novels (n = 3)"), (long, "novels (n = 3): threshold 250 bits")):
+        labels = [text.get_text() for text in plots.crammed_bits(some).axes[0].get_legend().get_texts()]
+        assert labels == ["no gain", said]
+
+
 def test_published_gains_of_random_words_over_novels():
     """Sheared LLaMA by hand, from capacity.csv."""
     capacity = published("capacity").set_index(["model", "source"])["token_gain_mean"]
