@@ -44,6 +44,7 @@ def row(how: Recipe, passage: str = "novels/a", **changes) -> dict:
         "cpu_seconds": 2.0,
         "device": "cpu x86_64",
         "versions": "none",
+        "trace_step": [4, 10],
         "trace_length": [2, 4],
         "trace_token_passes": [40, 100],
     }
@@ -129,7 +130,7 @@ def test_only_passages_that_every_system_has_are_compared():
     some = frame(row(OURS), row(OURS, "novels/b"), row(PROGRESSIVE), *lengths((8, True)))
     costs = tables.systems(some)
     assert costs["passage"].unique().tolist() == ["novels/a"]
-    assert costs["system"].tolist() == ["paper", "paper_own", "progressive", "horizon"]
+    assert costs["system"].tolist() == ["paper", "paper_own", "progressive", "horizon", "short"]
 
 
 def test_by_its_own_count_the_papers_protocol_is_done_at_accuracy_1():
@@ -170,14 +171,29 @@ def test_step_cost_counts_what_goes_through_the_model():
 def test_seconds_are_token_passes_times_what_one_takes():
     some = frame(row(OURS, length=40, token_passes=400), row(PROGRESSIVE, token_passes=400), *lengths((8, True)))
     summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
-    assert summary["passes"].tolist() == [100, 100, 100, 10]
+    assert summary["passes"].tolist() == [100, 100, 100, 10, 10]
     # The paper's shapes take 4 seconds for 32 positions, progressive 4.8 for 96, ours 10.24 for 1024.
-    assert summary["seconds"].tolist() == pytest.approx([12.5, 12.5, 5.0, 0.1])
-    assert summary["passes_ratio"].tolist() == pytest.approx([10, 10, 10, 1])
-    assert summary["seconds_ratio"].tolist() == pytest.approx([125, 125, 50, 1])
+    assert summary["seconds"].tolist() == pytest.approx([12.5, 12.5, 5.0, 0.1, 0.1])
+    assert summary["passes_ratio"].tolist() == pytest.approx([10, 10, 10, 1, 1])
+    assert summary["seconds_ratio"].tolist() == pytest.approx([125, 125, 50, 1, 1])
     table = tables.systems_table(summary)
     assert table.index.tolist() == list(tables.SYSTEMS.values())
-    assert table["seconds, times ours"].tolist() == ["125.0", "125.0", "50.0", "1.0"]
+    assert table["seconds, times ours"].tolist() == ["125.0", "125.0", "50.0", "1.0", "1.0"]
+
+
+def test_ours_is_also_counted_where_its_mean_reaches_that_of_progressive():
+    """Two runs whose prefixes are right up to 0, 12, 20 and 30 tokens, and up to 0, 2, 8 and 40."""
+    ours = [
+        row(OURS, f"novels/{name}", length=end, token_passes=900, steps=90, cpu_seconds=9.0,
+            trace_step=[10, 30, 60], trace_length=[8, one + 8, two + 8], trace_token_passes=[100, 300, 600])
+        for name, one, two, end in (("a", 12, 20, 30), ("b", 2, 8, 40))
+    ]  # fmt: skip
+    other = [row(PROGRESSIVE, f"novels/{name}", length=length) for name, length in (("a", 20), ("b", 8))]
+    short = tables.systems(frame(*ours, *other)).query("system == 'short'").set_index("passage")
+    assert short["exact"].tolist() == [20, 8]
+    assert short["token_passes"].tolist() == [600, 600]
+    assert short["steps"].tolist() == [60, 60]
+    assert short["cpu_seconds"].tolist() == pytest.approx([6.0, 6.0])
 
 
 def test_a_system_without_an_exact_token_has_no_price():
@@ -212,7 +228,7 @@ def test_a_bar_against_runs_that_have_not_ended_is_not_reached():
         tables.systems(frame(row(OURS, length=40), *lengths((8, True)))), tables.step_cost(rounds(1.0))
     )
     second = tables.bars(summary, frame(row(OURS)), BENCHMARK).iloc[1]
-    assert second[["measured", "reached"]].tolist() == ["not all runs have ended", "no"]
+    assert second[["measured", "reached"]].tolist() == ["not reached by ours", "no"]
 
 
 def test_variants_are_compared_passage_by_passage():
