@@ -652,7 +652,9 @@ def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFra
             "passage": runs["passage"],
             "length": runs["length"],
             "bits": [sums[run.passage][run.length - 1] for run in runs.itertuples()],
-            "density": [bits[:window][-1] / (len(bits[:window]) - 1) for bits in map(sums.get, runs["passage"])],
+            "density": [
+                bits[:window][-1] / (len(bits[:window]) - 1) for bits in map(sums.__getitem__, runs["passage"])
+            ],
         }
     ).reset_index(drop=True)
     others = max(1, len(frame) - 1)
@@ -1396,10 +1398,11 @@ def published_horizon(hub: str) -> str:
 def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     """A ledger of `cramming.paper` as a page shows it: one row a published number."""
     known = ledger["ours_n"] > 0
+    blank = pd.Series(pd.NA, index=ledger.index, dtype=object)
     shown = pd.DataFrame(
         {
             "model": ledger["model"].str.split("/").str[-1],
-            "text": ledger["source"] if "source" in ledger else ledger["setting"],
+            "text": ledger.get("source", blank).fillna(ledger.get("setting", blank)),
             "quantity": ledger["quantity"].str.replace("_", " ") + ", " + ledger["unit"],
             "published": [
                 _spread(r.published, r.published_sd, 4 if r.unit == "share" else 1) for r in ledger.itertuples()
@@ -1412,7 +1415,7 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     )
     if "our_source" in ledger:
         made = ledger["our_model"] + ", " + ledger["our_source"] + ", recipe " + ledger["our_recipe"]
-        shown.insert(5, "made with", made.where(known, ""))
+        shown.insert(5, "made with", made.where(known, "").fillna(""))
     if "n_vectors" in ledger and (ledger["n_vectors"] > 1).any():
         shown.insert(2, "mem vectors", ledger["n_vectors"])
     if (shown["tolerance"] == "").all():
