@@ -765,12 +765,12 @@ def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def past_capacity(dots: pd.DataFrame) -> pd.Series:
-    """Which runs left more than a fifth of the bits of their passage: without some, a threshold would be made up.
+    """Which runs left more than a third of the bits of their passage: without some, a threshold would be made up.
 
     Args:
         dots: From `crammed_bits`.
     """
-    return dots["bits_with"] > 0.2 * dots["bits"]
+    return dots["bits_with"] > dots["bits"] / 3
 
 
 def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
