@@ -106,7 +106,8 @@ def sweep(
     if estimate:
         print(tables.estimate_table(cost).to_string())
         return
-    _say(tables.estimate_line(cost))
+    if cost["gpu_hours"].sum() >= 1:  # small plans need no warning
+        _say(tables.estimate_line(cost))
     try:
         for name in plan.models:
             stored += run(plan, models.load(name, dtype=plan.dtype), target, part=share)

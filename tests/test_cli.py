@@ -156,8 +156,16 @@ def test_estimate_says_what_a_plan_may_cost_and_runs_nothing(cli, plan, tmp_path
     assert code == 0
     assert not store.exists()
     assert out.splitlines()[-1].startswith("all")
-    _, _, err = cli("sweep", plan, "--store", store)
-    assert err.startswith("cramming: the whole plan is 3 runs of ")
+
+
+def test_a_costly_plan_says_so_before_it_starts(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, err = cli("sweep", "paper", "--store", tmp_path / "results")
+    assert (code, out) == (2, "")
+    first, *_, last = err.splitlines()
+    assert first.startswith("cramming: the whole plan is ")
+    assert "hours of a large GPU" in first
+    assert last.startswith("cramming: ")
 
 
 def test_sweep_runs_what_is_pending_and_check_confirms_it(cli, plan, tmp_path):

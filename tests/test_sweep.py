@@ -80,8 +80,8 @@ def fails(match: str, call, *arguments, **options) -> None:
 
 def test_smoke_plan_is_stored_once(smoke):
     frame = smoke.frame()
-    assert frame["kind"].value_counts().to_dict() == {"horizon": 12, "cram": 10}
-    assert frame["source"].value_counts().to_dict() == {"novels": 15, "fresh": 5, "random": 2}
+    assert frame["kind"].value_counts().to_dict() == {"horizon": 16, "cram": 16}
+    assert frame["source"].value_counts().to_dict() == {"novels": 21, "fresh": 9, "random": 2}
     assert smoke.keys() == set(smoke.vectors()) == set(frame["key"])
     before = contents(smoke.root)
     assert still_to_run(load_plan("smoke"), smoke) == []
@@ -99,7 +99,8 @@ def test_rows_add_up(smoke):
         assert [len(column) for column in columns] == [row.length] * 3
         assert row.nats_without == pytest.approx(row.token_nats_without[first:].sum(), rel=1e-5)
         assert row.correct_teacher == row.token_correct[first:].sum()
-        assert (row.model, row.dtype, row.n_vectors, row.device.split()[0]) == ("tiny-llama", "float32", 1, "cpu")
+        assert (row.model, row.dtype, row.device.split()[0]) == ("tiny-llama", "float32", "cpu")
+        assert row.n_vectors in {1, 2}
         assert row.model_digest == model("tiny-llama").digest
         assert row.trace_step[-1] == row.steps
         assert row.trace_token_passes[-1] == row.token_passes
