@@ -36,12 +36,12 @@ def mem_shares(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence
         CrammingError: If the model has no attention.
     """
     table = lm.model.get_input_embeddings()
-    parts = [_NOTHING]
+    parts = []
     for mem, passage in zip(vectors, passages, strict=True):
         tokens = torch.tensor(passage.token_ids, device=lm.device)
         embeds = torch.cat([mem.to(lm.device, lm.dtype), table(tokens)])
         parts.append(_shares(lm, embeds, len(mem)).assign(passage=passage.id))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    return pd.concat(parts or [_NOTHING], ignore_index=True)
 
 
 @torch.no_grad()
@@ -52,11 +52,11 @@ def first_token_shares(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFram
         As `mem_shares`; positions begin at 1, since token 0 can only look at itself.
     """
     table = lm.model.get_input_embeddings()
-    parts = [_NOTHING]
+    parts = []
     for passage in passages:
         frame = _shares(lm, table(torch.tensor(passage.token_ids, device=lm.device)), 1)
         parts.append(frame.assign(passage=passage.id, position=frame["position"] + 1))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    return pd.concat(parts or [_NOTHING], ignore_index=True)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -26,17 +27,7 @@ def surprise(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFrame:
     parts = []
     for passage in passages:
         nats, gaps = without_mem(lm, passage.token_ids)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "source": passage.source,
-                    "passage": passage.id,
-                    "position": range(1, len(passage)),
-                    "nats": nats[1:],
-                    "least_nats": least_reduction(nats[1:], gaps[1:]),
-                }
-            )
-        )
+        parts.append(_after_first(passage, nats=nats[1:], least_nats=least_reduction(nats[1:], gaps[1:])))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -58,17 +49,7 @@ def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passa
     for mem, passage in zip(vectors, passages, strict=True):
         nats, _ = without_mem(lm, passage.token_ids)
         nats_with, _ = teacher_forced(lm, mem[None], torch.tensor([passage.token_ids], device=lm.device))
-        parts.append(
-            pd.DataFrame(
-                {
-                    "source": passage.source,
-                    "passage": passage.id,
-                    "position": range(1, len(passage)),
-                    "nats": nats[1:],
-                    "nats_with": nats_with[0, 1:].cpu().numpy(),
-                }
-            )
-        )
+        parts.append(_after_first(passage, nats=nats[1:], nats_with=nats_with[0, 1:].cpu().numpy()))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -104,3 +85,9 @@ def by_model(results: pd.DataFrame, tokens: int) -> pd.DataFrame:
             nats, _ = without_mem(lm, list(run.token_ids[:tokens]))
             rows.append((name, parameters, depth, run.passage, nats_to_bits(nats[1:].mean())))
     return pd.DataFrame(rows, columns=["model", "parameters", "layers", "passage", "bits"])
+
+
+def _after_first(passage: Passage, **columns: np.ndarray) -> pd.DataFrame:
+    """One row a token of the passage but token 0: source, passage, position, and the columns given, each (L - 1,)."""
+    names = {"source": passage.source, "passage": passage.id, "position": range(1, len(passage))}
+    return pd.DataFrame({**names, **columns})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -206,14 +207,19 @@ def reduction(frame: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 4.4))
     most = max(frame["removed_bits"].max(), frame["least_bits"].max()) * 1.05
     axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="the least that would do")
-    for source, (colour, marker) in SOURCES.items():
-        some = frame[frame["source"] == source]
-        if len(some):
-            axis.plot(some["least_bits"], some["removed_bits"], marker, color=colour, markeredgecolor="black",
-                      markeredgewidth=0.5, label=f"{source} (n = {len(some)})")  # fmt: skip
+    _marks_by_source(axis, frame, "least_bits", "removed_bits")
     axis.set(xlabel="least to remove, bits", ylabel="removed by the mem vector, bits", xlim=(0, None), ylim=(0, most))
     axis.legend()
     return figure
+
+
+def _marks_by_source(axis: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
+    """One mark a row, in the colour and shape of its source, with n in the legend."""
+    for source, (colour, marker) in SOURCES.items():
+        some = frame[frame["source"] == source]
+        if len(some):
+            axis.plot(some[x], some[y], marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                      label=f"{source} (n = {len(some)})")  # fmt: skip
 
 
 @_styled
@@ -421,7 +427,7 @@ def exact_against_passes(results: pd.DataFrame, passages: Collection[str]) -> Fi
             continue
         grid = np.geomspace(100, max(passes[-1] for passes, _ in curves), 300)
         # Each curve is a staircase that stays at its last step once its run has ended.
-        lines = [tokens[np.searchsorted(passes, grid, side="right") - 1] for passes, tokens in curves]
+        lines = [tables.stair(*curve, grid) for curve in curves]
         label = f"{tables.SYSTEMS[system]} (n = {len(curves)})"
         axis.plot(grid, np.mean(lines, axis=0), color=colour, linestyle=style, linewidth=2.2, label=label)
     axis.set(xscale="log", xlabel="token passes spent on a passage (log scale)", ylabel="exact tokens, mean",
@@ -562,11 +568,7 @@ def limits(frame: pd.DataFrame) -> Figure:
         frame: `cramming.tables.limits`.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.2))
-    for source, (colour, marker) in SOURCES.items():
-        some = frame[frame["source"] == source]
-        if len(some):
-            axis.plot(some["density"], some["length"], marker, color=colour, markeredgecolor="black",
-                      markeredgewidth=0.5, label=f"{source} (n = {len(some)})")  # fmt: skip
+    _marks_by_source(axis, frame, "density", "length")
     x, y = np.exp(np.log(frame["density"]).mean()), np.exp(np.log(frame["length"]).mean())
     ends = np.array([frame["density"].min(), frame["density"].max()])
     axis.plot(ends, [y, y], color="#777777", linewidth=1, linestyle="--", label="as many tokens for every text")
@@ -719,7 +721,7 @@ def several_curves(runs: pd.DataFrame) -> Figure:
             curves = [tables.exact_curve(some.iloc[[at]], along) for at in range(len(some))]
             # Up to where the first of these runs ends: beyond, the mean would be one of other passages.
             grid = np.linspace(0, min(spent[-1] for spent, _ in curves), 300)
-            lines = [exact[np.searchsorted(spent, grid, side="right") - 1] for spent, exact in curves]
+            lines = [tables.stair(*curve, grid) for curve in curves]
             style, colour = styles[i % len(styles)]
             axis.plot(grid, np.mean(lines, axis=0), style, color=colour, linewidth=2.2, label=f"k = {k}")
         axis.set(xlabel=label, xlim=(0, None), ylim=(0, None))

@@ -216,22 +216,22 @@ def estimate(plan: Plan) -> pd.DataFrame:
         parameters = parameter_count(name)
         for experiment in plan.on(name):
             how = experiment.resolved()
-            runs = len(experiment.sources) * experiment.n * len(experiment.lengths)
+            texts = len(experiment.sources) * experiment.n
             # In a step all tokens but the last are fed, and the mem vectors; with growth that many only at the end.
             fed = [length - 1 + experiment.n_vectors for length in experiment.lengths]
             each = [
                 min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
                 for positions in fed
             ]
-            passes = sum(each) * len(experiment.sources) * experiment.n
+            passes = sum(each) * texts
             rows.append(
                 {
                     "model": name,
                     "recipe": how.name,
                     "source": ", ".join(experiment.sources),
                     "n_vectors": experiment.n_vectors,
-                    "runs": runs,
-                    "tokens": sum(experiment.lengths) * len(experiment.sources) * experiment.n,
+                    "runs": texts * len(experiment.lengths),
+                    "tokens": sum(experiment.lengths) * texts,
                     "token_passes": passes,
                     "operations": 4 * parameters * passes,
                 }

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from cramming import metrics
 from cramming.errors import CrammingError
@@ -21,12 +22,9 @@ def horizons(results: pd.DataFrame) -> pd.DataFrame:
     mean), least, most (tokens), bits_mean, bits_sd (information gain over tokens 1 on, bits), bits_per_token,
     token_gain_mean, token_gain_sd (tokens), token_passes_per_token, cpu_seconds_per_token (per exact token).
     """
-    runs = _some(results, "horizon")
     rows = []
-    for (recipe, model, source), some in runs.groupby(["recipe", "model", "source"], sort=False):
-        bits = some.apply(_bits_after_first, axis=1)
-        gain = some["correct_with"] - some["correct_without"]
-        exact = some["length"].sum()
+    for (recipe, model, source), some in gains(results).groupby(["recipe", "model", "source"], sort=False):
+        bits, gain, exact = some["bits"], some["token_gain"], some["length"].sum()
         rows.append(
             {
                 "recipe": recipe,
@@ -187,6 +185,11 @@ def exact_curve(runs: pd.DataFrame, along: str = "token_passes") -> tuple[np.nda
         spent = runs[along].cumsum().to_numpy()
         exact = runs["length"].where(runs["exact"].cummin(), 0).to_numpy()
     return np.append(0, spent), np.append(0, np.maximum.accumulate(exact))
+
+
+def stair(spent: np.ndarray, exact: np.ndarray, at: ArrayLike) -> np.ndarray:
+    """Exact tokens of a staircase from `exact_curve` once so much is spent; one number or several at a time."""
+    return exact[np.searchsorted(spent, at, side="right") - 1]
 
 
 def systems_summary(costs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -677,16 +680,13 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
         Index test; columns value, low, high, tokens and bits (what the value would be if one of the two were the
         limit, in words), speaks (for tokens, bits, neither of them, or leaves both open).
     """
-    rows: dict[str, tuple[float, float, float, str, str]] = {}
+    rows: dict[str, tuple[float, float, float, str, str, str]] = {}
     for name, groups in (("all texts", None), ("within sources", frame["source"])):
         found = metrics.power_law(frame["density"], frame["length"], groups)
-        rows[f"slope of log horizon on log density, {name}"] = (
-            found["exponent"],
-            found["low"],
-            found["high"],
-            "0",
-            "-1",
-        )
+        low, high = found["low"], found["high"]
+        fits = [law for law, slope in (("for tokens", 0), ("for bits", -1)) if low <= slope <= high]
+        speaks = fits[0] if len(fits) == 1 else "leaves both open" if fits else "for neither"
+        rows[f"slope of log horizon on log density, {name}"] = found["exponent"], low, high, "0", "-1", speaks
 
     def scatter(sample: pd.DataFrame) -> float:
         varies = {column: sample[column].std() / sample[column].mean() for column in ("bits", "length")}
@@ -703,17 +703,10 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
         ("error of the forecast by bits over that by tokens", errors),
     ):
         low, high = np.percentile([statistic(draw) for draw in draws], [2.5, 97.5], method="closest_observation")
-        rows[name] = statistic(frame), float(low), float(high), "above 1", "below 1"
-    columns = ["value", "low", "high", "tokens", "bits"]
-    tests = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
-    speaks = []
-    for test in tests.itertuples():
-        if test.tokens == "0":  # a slope, of which each law says what it is
-            fits = [law for law, slope in (("for tokens", 0), ("for bits", -1)) if test.low <= slope <= test.high]
-            speaks.append(fits[0] if len(fits) == 1 else "leaves both open" if fits else "for neither")
-        else:
-            speaks.append("for bits" if test.high < 1 else "for tokens" if test.low > 1 else "leaves both open")
-    return tests.assign(speaks=speaks)
+        speaks = "for bits" if high < 1 else "for tokens" if low > 1 else "leaves both open"
+        rows[name] = statistic(frame), float(low), float(high), "above 1", "below 1", speaks
+    columns = ["value", "low", "high", "tokens", "bits", "speaks"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
 
 
 def limit_table(tests: pd.DataFrame) -> pd.DataFrame:
@@ -1132,8 +1125,7 @@ def several_ends(runs: pd.DataFrame) -> pd.DataFrame:
     each = []
     for i in range(len(runs)):
         (passes, exact), (steps, by_then) = (exact_curve(runs.iloc[[i]], along) for along in ("token_passes", "steps"))
-        late = exact[-1] - exact[np.searchsorted(passes, 0.75 * passes[-1], side="right") - 1]
-        each.append((late, by_then[np.searchsorted(steps, common, side="right") - 1]))
+        each.append((exact[-1] - stair(passes, exact, 0.75 * passes[-1]), stair(steps, by_then, common)))
     rows = {}
     timed = runs.assign(**dict(zip(("late", "at_steps"), zip(*each, strict=True), strict=True)))
     for k, some in timed.groupby("n_vectors"):
