@@ -155,11 +155,12 @@ def cram(
 
 
 _TENSORS = ("param", "moment1", "moment2", "weight", "mem")
+_AVERAGING = ("iterate", "average")  # further tensors of a run that averages
 _NUMBERS = ("length", "steps", "token_passes", "best", "best_step", "seconds", "cpu_seconds")
 
 
 class _Run:
-    """One passage under way: its parameters, Adam's two moments, and what was best so far."""
+    """One passage under way: its parameters, what its optimiser remembers, and what was best so far."""
 
     def __init__(
         self, lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int, start: torch.Tensor | None
@@ -172,7 +173,9 @@ class _Run:
         self.param = first.to(lm.device)
         self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
         self.weight = torch.ones(len(passage), device=lm.device)
-        self._project()
+        self.param = self._projected(self.param)
+        self.iterate = self.average = self.param
+        self.tensors = _TENSORS + (_AVERAGING if recipe.averaging else ())
         growth = recipe.growth
         self.length = min(growth.start, len(passage)) if growth else len(passage)
         self.steps = self.token_passes = self.best = self.best_step = 0
@@ -186,7 +189,7 @@ class _Run:
 
     def state(self) -> State:
         """All that changes while the run goes on."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in self.tensors}
         arrays = {"correct": torch.from_numpy(self.correct), "nats": torch.from_numpy(self.nats)}
         numbers = torch.tensor([getattr(self, name) for name in _NUMBERS], dtype=torch.float64)
         trace = torch.tensor(self.trace, dtype=torch.float64).reshape(-1, 5)
@@ -194,7 +197,7 @@ class _Run:
 
     def restore(self, state: State) -> None:
         """Go on from what `state` gave."""
-        for name in _TENSORS:
+        for name in self.tensors:
             setattr(self, name, state[name].to(self.param.device))
         self.correct, self.nats = state["correct"].numpy().copy(), state["nats"].numpy().copy()
         for name, number in zip(_NUMBERS, state["numbers"].tolist(), strict=True):
@@ -210,13 +213,12 @@ class _Run:
         """The vectors the model sees, shape (k, d)."""
         return param * self.recipe.radius if self.recipe.parametrisation == "sphere" else param
 
-    def _project(self) -> None:
-        """Hold the trained direction on the sphere of radius sqrt(d)."""
-        if self.recipe.parametrisation == "sphere":
-            self.param = onto_sphere(self.param)
+    def _projected(self, param: torch.Tensor) -> torch.Tensor:
+        """The trained direction, held on the sphere of radius sqrt(d)."""
+        return onto_sphere(param) if self.recipe.parametrisation == "sphere" else param
 
     def update(self, gradient: torch.Tensor) -> None:
-        """One step of Adam with decoupled weight decay."""
+        """One step of Adam with decoupled weight decay, and with momentum or a running average of its iterates."""
         recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps
         if recipe.parametrisation == "sphere":
             # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
@@ -224,11 +226,16 @@ class _Run:
         if recipe.clip_norm:
             gradient = gradient * min(1.0, recipe.clip_norm / (gradient.norm().item() + 1e-6))
         lr = self.learning_rate()
-        self.moment1 = beta1 * self.moment1 + (1 - beta1) * gradient
         self.moment2 = beta2 * self.moment2 + (1 - beta2) * gradient**2
         scale = (self.moment2 / (1 - beta2**t)).sqrt() + recipe.eps
-        self.param = self.param * (1 - lr * recipe.weight_decay) - lr * self.moment1 / (1 - beta1**t) / scale
-        self._project()
+        if recipe.averaging:
+            self.iterate = self._projected(self.iterate * (1 - lr * recipe.weight_decay) - lr * gradient / scale)
+            self.average = torch.lerp(self.average, self.iterate, max(recipe.averaging, 1 / t))
+            self.param = self._projected(torch.lerp(self.iterate, self.average, beta1))
+        else:
+            self.moment1 = beta1 * self.moment1 + (1 - beta1) * gradient
+            moved = self.param * (1 - lr * recipe.weight_decay) - lr * self.moment1 / (1 - beta1**t) / scale
+            self.param = self._projected(moved)
 
     def learning_rate(self) -> float:
         """Of the step under way, from the share of the budget that is used up or the prefix that is crammed."""

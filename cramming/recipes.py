@@ -61,6 +61,13 @@ class Recipe(BaseModel):
     full_rate_length: int = Field(24, ge=1, description="by_length only: tokens up to which lr is as given")
     warmup_steps: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.9)
+    averaging: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the newest iterate in a running average of them; mem is betas[0] of the average and the "
+        "rest of the newest, which takes the place of momentum (schedule-free Adam, arXiv 2405.15682). None: momentum",
+    )
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0, description="gradient norm of a passage is cut to this")

@@ -208,6 +208,26 @@ def test_trajectory_is_that_of_torch_adamw(tiny_llama, how, n_vectors):
     assert losses == pytest.approx(reference_losses(lm, passage.token_ids, start, how, len(losses)), rel=2e-4)
 
 
+def test_average_of_the_newest_alone_is_adam_without_momentum(tiny_llama):
+    passage = from_text("Call me", tiny_llama.tokenizer)
+    plain = Recipe(name="plain", parametrisation="sphere", lr=0.1, betas=(0, 0.9), max_steps=12)
+    averaged = plain.model_copy(update={"averaging": 1.0, "betas": (0.7, 0.9)})
+    [run], [other] = (cram(tiny_llama, [passage], how, progress=False) for how in (plain, averaged))
+    assert [row[2] for row in run.trace] == pytest.approx([row[2] for row in other.trace], rel=1e-4)
+
+
+def test_averaging_by_hand(tiny_llama):
+    how = quick(lr=1.0, averaging=0.5, betas=(0.5, 0.9), eps=1e-12)
+    start = torch.zeros(1, tiny_llama.width)
+    run = engine._Run(tiny_llama, from_text("Call me", tiny_llama.tokenizer), how, 1, 0, start)
+    places = []
+    for run.steps in (1, 2, 3):
+        run.update(torch.ones_like(start))
+        places.append(run.param[0, 0].item())
+    # iterates -1, -2, -3; their averages -1, -1.5, -2.25; mem half-way between
+    assert places == pytest.approx([-1, -1.75, -2.625])
+
+
 def test_rate_by_length_falls_as_the_prefix_grows_and_not_before(tiny_llama):
     passage = from_text("Call me Ishmael. Some years ago", tiny_llama.tokenizer)
     how = quick(lr=0.1, schedule="by_length", full_rate_length=4, growth=Growth(start=2, block=1))
@@ -486,10 +506,11 @@ INTERRUPTIBLE = [
     recipe("best", max_steps=12),
     recipe("horizon", max_token_passes=60, growth=Growth(start=1, block=1)),
     quick(max_steps=12, lr=0.1, schedule="cosine", warmup_steps=9, clip_norm=0.1),
+    quick(max_steps=12, lr=0.1, averaging=0.2),
 ]
 
 
-@pytest.mark.parametrize("how", INTERRUPTIBLE, ids=["paper", "best", "horizon", "cosine"])
+@pytest.mark.parametrize("how", INTERRUPTIBLE, ids=["paper", "best", "horizon", "cosine", "averaging"])
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, monkeypatch, how):
     whole = cram(tiny_llama, prose, how, progress=False)
     calls, checkpoints = [], Checkpoints()
