@@ -901,9 +901,9 @@ def margins_and_changes(gaps: pd.DataFrame) -> Figure:
         xscale="log", xlabel="margin, logits (log scale)", ylabel="share below, %", title="Margins", ylim=(0, 103)
     )
     left.legend(fontsize="small", loc="upper left")
-    vector = gaps["setting"] == "vector in bfloat16"
     others = gaps[(gaps["reference"] > 0) & (gaps["setting"] != gaps["setting"].iloc[0])]
     others = others.assign(change=(others["gap"] - others["reference"]).abs())
+    vector = others["setting"] == "vector in bfloat16"
     for some, colour, marker, label in (
         (others[others["coarse"] & ~vector], COLOURS[1], "s", "all in 16 bits"),
         (others[vector], COLOURS[2], "^", "vector in bfloat16"),

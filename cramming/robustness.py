@@ -159,12 +159,15 @@ def _batches(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _computing(lm: FrozenLM, setting: Setting) -> Iterator[None]:
-    """While it lasts, the model attends, and the processor counts its threads, as the setting says."""
-    threads, attention = torch.get_num_threads(), lm.model.config._attn_implementation
+    """While it lasts, attention, if the model has any, and threads of the processor are as the setting says."""
+    config, threads = lm.model.config, torch.get_num_threads()
+    attention = config._attn_implementation if getattr(config, "num_attention_heads", None) else None
     torch.set_num_threads(setting.threads)
-    lm.model.set_attn_implementation(setting.attention)
+    if attention:
+        lm.model.set_attn_implementation(setting.attention)
     try:
         yield
     finally:
-        lm.model.set_attn_implementation(attention)
         torch.set_num_threads(threads)
+        if attention:
+            lm.model.set_attn_implementation(attention)

@@ -1544,17 +1544,20 @@ def cut(gaps: pd.DataFrame, margins: Collection[float]) -> pd.DataFrame:
         One row a margin, setting and run: margin, setting, coarse, run, tokens (of the prefix), left (share of the
         tokens that are exact uncut), exact (in that setting; True for a prefix of no token).
     """
-    parts = []
-    for run, some in gaps.groupby("run"):
-        every = some.pivot_table("gap", "position", "setting", sort=False)
-        reference = some.groupby("position")["reference"].first()
-        whole = (reference > 0).cummin().sum()
-        for margin in margins:
-            n = int((reference >= margin).cummin().sum())
-            exact = (every.iloc[:n] > 0).all()
-            part = {"margin": margin, "setting": exact.index, "run": run, "tokens": n, "exact": exact.to_numpy()}
-            parts.append(pd.DataFrame({**part, "left": n / whole if whole else np.nan}))
-    return pd.concat(parts, ignore_index=True).merge(gaps[["setting", "coarse"]].drop_duplicates(), on="setting")
+    each, once = exactness(gaps), gaps[gaps["setting"] == gaps["setting"].iloc[0]]
+
+    def prefix(won: pd.Series) -> pd.Series:
+        """Tokens of each run before the first that is not won."""
+        return won.astype(int).groupby(once["run"]).cumprod().groupby(once["run"]).sum()
+
+    whole, parts = prefix(once["reference"] > 0), []
+    for margin in margins:
+        tokens = each["run"].map(prefix(once["reference"] >= margin))
+        left = tokens / each["run"].map(whole.where(whole > 0))
+        exact = ~(each["first_error"] <= tokens)
+        part = each[["setting", "coarse", "run"]]
+        parts.append(part.assign(margin=float(margin), tokens=tokens, left=left, exact=exact))
+    return pd.concat(parts, ignore_index=True)
 
 
 def cut_price(cuts: pd.DataFrame) -> pd.DataFrame:
