@@ -894,9 +894,8 @@ def margins_and_changes(gaps: pd.DataFrame) -> Figure:
         (once.groupby("run")["reference"].min(), COLOURS[1], "--", "passages, smallest"),
     ):
         won = np.sort(values[values > 0])
-        if len(won):
-            share = np.arange(1, len(won) + 1) / len(won) * 100
-            left.step(won, share, where="post", color=colour, linestyle=style, label=f"{label} (n = {len(won)})")
+        share = np.arange(1, len(won) + 1) / max(1, len(won)) * 100
+        left.step(won, share, where="post", color=colour, linestyle=style, label=f"{label} (n = {len(won)})")
     left.set(
         xscale="log", xlabel="margin, logits (log scale)", ylabel="share below, %", title="Margins", ylim=(0, 103)
     )
