@@ -939,7 +939,7 @@ def margin_bought(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.DataFrame) 
         str(setting): kept.groupby("margin")["exact"].mean()
         for setting, kept in some[some["coarse"]].groupby("setting", sort=False)
     }
-    styles = zip((*COLOURS, "#777777"), "o^sDv", ("-", "-.", "--", ":", (0, (1, 1))), strict=True)
+    styles = zip(COLOURS, "o^sD", ("-", "-.", "--", ":"), strict=True)
     for (label, share), (colour, marker, style) in zip(lines.items(), styles, strict=False):
         left.plot(share.index, share * 100, marker=marker, linestyle=style, color=colour, label=label)
     left.set(ylabel="prefixes exact, %", title="What it buys", ylim=(-3, 103))

@@ -233,6 +233,6 @@ def test_figures_of_a_model():
     cuts = tables.cut(found, [0.001, 0.1, 9])
     asked = tables.asked(frame(row(OURS), row(OURS.model_copy(update={"stop_margin": 1.0}), length=3)))
     figure = plots.margin_bought(cuts, tables.cut_price(cuts), asked)
-    assert [len(axis.get_legend().get_texts()) for axis in figure.axes] == [5, 2]
+    assert [len(axis.get_legend().get_texts()) for axis in figure.axes] == [4, 2]
     lost = found.assign(gap=-1.0, reference=-1.0)  # nothing is right, as from a tiny model
     assert isinstance(plots.margins_and_changes(lost), Figure)
