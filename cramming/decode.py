@@ -6,7 +6,7 @@ Nothing here is shared with the engine: logits come from the whole model, so tha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,10 +148,15 @@ def greedy(
         gaps.append(best.values[0] - best.values[1])
         inputs = embed(best.indices[:1])[None]
         if cached:
-            state = {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+            state = carried(out)
         else:
             inputs = history = torch.cat([history, inputs], dim=1)
     return torch.stack(tokens), torch.stack(gaps)
+
+
+def carried(out: Mapping[str, object]) -> dict[str, object]:
+    """What a model hands on from one step to the next: keys and values, or its recurrent state."""
+    return {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
 
 
 def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

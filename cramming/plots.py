@@ -875,3 +875,87 @@ def context_gains(gains: pd.DataFrame) -> Figure:
     axes[1].set(ylabel="tokens right, %", title="Tokens right", ylim=(0, 103))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+@_styled
+def margins_and_changes(gaps: pd.DataFrame) -> Figure:
+    """How large the margins are that tokens have, and by how much other ways of computing change them.
+
+    Left: shares of tokens, and of passages with their smallest margin, below a margin. Right: the greatest change of
+    every token's margin in each class of settings; what lies above the diagonal can be undone.
+
+    Args:
+        gaps: `cramming.robustness.gaps`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1.4])
+    once = gaps[gaps["setting"] == gaps["setting"].iloc[0]]
+    for values, colour, style, label in (
+        (once["reference"], COLOURS[0], "-", "tokens"),
+        (once.groupby("run")["reference"].min(), COLOURS[1], "--", "passages, smallest"),
+    ):
+        won = np.sort(values[values > 0])
+        share = np.arange(1, len(won) + 1) / max(1, len(won)) * 100
+        left.step(won, share, where="post", color=colour, linestyle=style, label=f"{label} (n = {len(won)})")
+    left.set(
+        xscale="log", xlabel="margin, logits (log scale)", ylabel="share below, %", title="Margins", ylim=(0, 103)
+    )
+    left.legend(fontsize="small", loc="upper left")
+    others = gaps[(gaps["reference"] > 0) & (gaps["setting"] != gaps["setting"].iloc[0])]
+    others = others.assign(change=(others["gap"] - others["reference"]).abs())
+    vector = others["setting"] == "vector in bfloat16"
+    for some, colour, marker, label in (
+        (others[others["coarse"] & ~vector], COLOURS[1], "s", "all in 16 bits"),
+        (others[vector], COLOURS[2], "^", "vector in bfloat16"),
+        (others[~others["coarse"]], COLOURS[0], "o", "32 and 64 bits"),
+    ):
+        each = some.groupby(["run", "position"]).agg(margin=("reference", "first"), change=("change", "max"))
+        each = each[each["change"] > 0]  # a log axis has no place for what does not change at all
+        right.plot(each["margin"], each["change"], marker, color=colour, alpha=0.35, markersize=4, markeredgewidth=0,
+                   label=label, rasterized=True)  # fmt: skip
+    right.set(xscale="log", yscale="log", xlabel="margin, logits (log scale)", title="Greatest change of a margin",
+              ylabel="logits (log scale)")  # fmt: skip
+    ends = np.array(right.get_xlim())
+    right.plot(ends, ends, color="#777777", linewidth=1.2, label="change = margin")
+    right.set_xlim(*ends)
+    for handle in right.legend(fontsize="small", loc="lower right").legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    return figure
+
+
+@_styled
+def margin_bought(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.DataFrame) -> Figure:
+    """What a margin buys, and what it costs: share of prefixes exact by setting, and tokens left.
+
+    Args:
+        cuts: `cramming.tables.cut`.
+        price: `cramming.tables.cut_price`.
+        asked: `cramming.tables.asked`, the margins asked for from the start.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4))
+    some = cuts[cuts["tokens"] > 0]
+    fine = some[~some["coarse"]].groupby(["margin", "run"])["exact"].all().groupby("margin").mean()
+    lines = {"32 and 64 bits, in all": fine} | {
+        str(setting): kept.groupby("margin")["exact"].mean()
+        for setting, kept in some[some["coarse"]].groupby("setting", sort=False)
+    }
+    styles = zip(COLOURS, "o^sD", ("-", "-.", "--", ":"), strict=True)
+    for (label, share), (colour, marker, style) in zip(lines.items(), styles, strict=False):
+        left.plot(share.index, share * 100, marker=marker, linestyle=style, color=colour, label=label)
+    left.set(ylabel="prefixes exact, %", title="What it buys", ylim=(-3, 103))
+    left.legend(fontsize="small", loc="lower right")
+    right.plot(price.index, price["left"] * 100, "o-", color=COLOURS[0], label=f"cut afterwards (n = {price.n.max()})")
+    right.fill_between(price.index, price["low"] * 100, price["high"] * 100, color=COLOURS[0], alpha=0.2, linewidth=0)
+    shares = asked.dropna(subset="left").groupby("asked")["left"]
+    for margin, each in shares:
+        low, high = metrics.bootstrap_ci(each)
+        right.plot([margin] * 2, [low * 100, high * 100], color=COLOURS[1], linewidth=2)
+    if len(shares):
+        right.plot(shares.mean().index, shares.mean() * 100, "s--", color=COLOURS[1], markeredgecolor="black",
+                   label=f"asked for from the start (n = {shares.size().max()})")  # fmt: skip
+    right.set(ylabel="tokens left, %", title="What it costs", ylim=(0, None))
+    right.legend(fontsize="small", loc="lower left")
+    for axis in (left, right):
+        axis.set(xscale="log", xlabel="margin, logits (log scale)")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure
