@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
-from cramming.recipes import RECIPES, Recipe
+from cramming.recipes import Recipe
 
 
 def horizons(results: pd.DataFrame) -> pd.DataFrame:
@@ -306,33 +306,37 @@ def bars(summary: pd.DataFrame, horizons: pd.DataFrame, benchmark: pd.DataFrame)
     return frame.assign(reached=["yes" if yes else "no" for yes in frame["reached"]]).set_index("bar")
 
 
-def variants(results: pd.DataFrame) -> pd.DataFrame:
-    """Recipes that differ from ours in one thing, on the same passages: what each change gains or loses.
+def variants(results: pd.DataFrame, base: Recipe) -> pd.DataFrame:
+    """Recipes that differ from one of them, on the same passages: what each change gains or loses.
 
     Args:
-        results: Rows of kind horizon, of recipe horizon with changes.
+        results: Rows of kind horizon.
+        base: The recipe that the others are compared with; what its budget is does not matter.
 
     Returns:
-        Index changed (the fields that differ and their values, `as it is` for none); columns passages, exact horizon
-        (tokens, mean ± sd), shortest, against it as it is (mean of the differences passage by passage, tokens, with a
+        Index changed (the fields that differ and their values, `nothing` for none); columns passages, exact horizon
+        (tokens, mean ± sd), shortest, against no change (mean of the differences passage by passage, tokens, with a
         95 % bootstrap interval).
+
+    Raises:
+        CrammingError: If no row has the recipe that the others are compared with.
     """
     runs = _some(results, "horizon")
-    base, lengths = RECIPES["horizon"].model_dump(exclude={"name", "max_token_passes"}), {}
+    fields, lengths = base.model_dump(exclude={"name", "max_token_passes"}), {}
     for text, some in runs.groupby("recipe_json", sort=False):
         how = Recipe.model_validate_json(str(text)).model_dump()
-        lengths[_changes(base, how) or "as it is"] = some.set_index("passage")["length"]
-    if "as it is" not in lengths:
-        raise CrammingError("the results lack the recipe horizon as it is: sweep a plan that has it")
+        lengths[_changes(fields, how) or "nothing"] = some.set_index("passage")["length"]
+    if "nothing" not in lengths:
+        raise CrammingError(f"no row has the recipe {base.name} to compare with: sweep a plan that has it")
     rows = {}
-    for changed, some in lengths.items():
-        gain = (some - lengths["as it is"]).dropna()
+    for changed, some in sorted(lengths.items(), key=lambda item: item[0] != "nothing"):
+        gain = (some - lengths["nothing"]).dropna()
         low, high = metrics.bootstrap_ci(gain)
         rows[changed] = {
             "passages": len(some),
             "exact horizon, tokens": _spread(some.mean(), some.std()),
             "shortest": some.min(),
-            "against it as it is": "" if changed == "as it is" else f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+            "against no change": "" if changed == "nothing" else f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("changed")
 

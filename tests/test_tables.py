@@ -241,13 +241,15 @@ def test_variants_are_compared_passage_by_passage():
     some = frame(
         *two({"lr": 0.1}, 4, 10), *two({}, 5, 13), *two({"growth": growth | {"block": 16}, "focus": 1}, 9, 13)
     )
-    table = tables.variants(some)
-    assert table.index.tolist() == ["lr = 0.1", "as it is", "focus = 1.0, growth.block = 16"]
-    assert table["against it as it is"].tolist() == ["-2.0 (-3.0 to -1.0)", "", "+2.0 (+0.0 to +4.0)"]
-    assert table["exact horizon, tokens"].tolist()[0] == "7.0 ± 4.2"
-    assert table["shortest"].tolist() == [4, 5, 9]
-    with pytest.raises(CrammingError, match="as it is"):
-        tables.variants(some.head(2))
+    table = tables.variants(some, recipe("horizon"))
+    assert table.index.tolist() == ["nothing", "lr = 0.1", "focus = 1.0, growth.block = 16"]
+    assert table["against no change"].tolist() == ["", "-2.0 (-3.0 to -1.0)", "+2.0 (+0.0 to +4.0)"]
+    assert table["exact horizon, tokens"].tolist()[1] == "7.0 ± 4.2"
+    assert table["shortest"].tolist() == [5, 4, 9]
+    with pytest.raises(CrammingError, match="no row has the recipe horizon"):
+        tables.variants(some.head(2), recipe("horizon"))
+    old = recipe("horizon", lr=0.1, max_token_passes=7)
+    assert tables.variants(some.head(2), old).index.tolist() == ["nothing"]
 
 
 def test_curve_of_a_horizon_lags_the_prefix_by_its_block():
