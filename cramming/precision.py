@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from cramming.errors import CrammingError
+from cramming.recipes import MOST_BITS
 
 SCALE_BITS = 16  # a scale is a bfloat16
-MOST_BITS = 8
 HEADER = 2  # bytes: bits a number, and block (0: one scale a vector)
 _SHARES = torch.linspace(1, 1 / 16, 31)  # of the widest scale; the narrower ones clip the largest numbers
 
