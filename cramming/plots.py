@@ -875,3 +875,63 @@ def context_gains(gains: pd.DataFrame) -> Figure:
     axes[1].set(ylabel="tokens right, %", title="Tokens right", ylim=(0, 103))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+# How ways of changing or rounding vectors look, in the order they come.
+_WAYS = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[3], "^", ":"), (COLOURS[2], "D", "-."))
+
+
+@_styled
+def survival(summary: pd.DataFrame) -> Figure:
+    """Share of a passage that is left after rounding, against bits a number, and after any change, against its angle.
+
+    Args:
+        summary: `cramming.tables.survival_summary` of rounding, noise and zeroing.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    frame = summary.reset_index()
+    names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
+    for what, (colour, marker, style) in zip(names, _WAYS, strict=False):
+        some = frame[frame["what"] == what]
+        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
+        panels = [(axes[1], some["degrees"])]
+        if some["stored_bits"].notna().any():
+            panels.append((axes[0], some["amount"]))
+        for axis, along in panels:
+            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
+            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+    bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
+    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
+    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+@_styled
+def few_bits(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """Exact tokens against bits a number, by when mem was rounded: means, and a mark a passage.
+
+    Args:
+        frames: From `cramming.tables.few_bits`, by the title of their panel.
+    """
+    figure, axes = plt.subplots(1, len(frames), figsize=(5 * len(frames), 4.2), squeeze=False)
+    for axis, (title, frame) in zip(axes[0], frames.items(), strict=True):
+        amounts = sorted(frame["amount"].unique())
+        place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
+        names = list(dict.fromkeys(frame["what"]))
+        for i, (what, (colour, marker, style)) in enumerate(zip(names, _WAYS, strict=False)):
+            some = frame[frame["what"] == what]
+            mean = some.groupby("amount")["exact"].mean()
+            axis.plot(mean.index.map(place), mean, style, color=colour, marker=marker, linewidth=2, label=what)
+            beside = some["amount"].map(place) + (i - 1) * 0.12
+            axis.plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
+        axis.set(xlabel="bits a number", title=title, ylim=(-0.03 * frame["exact"].max(), None))
+        axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+        axis.grid(visible=False, axis="x")
+    axes[0, 0].set(ylabel="exact tokens")
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=1, fontsize="small")
+    return figure
