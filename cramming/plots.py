@@ -909,29 +909,30 @@ def survival(summary: pd.DataFrame) -> Figure:
 
 
 @_styled
-def few_bits(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """Exact tokens against bits a number, by when mem was rounded: means, and a mark a passage.
+def few_bits(frame: pd.DataFrame) -> Figure:
+    """Passages that stay whole, and exact tokens, against bits a number, by when mem was rounded.
 
     Args:
-        frames: From `cramming.tables.few_bits`, by the title of their panel.
+        frame: `cramming.tables.few_bits`.
     """
-    figure, axes = plt.subplots(1, len(frames), figsize=(5 * len(frames), 4.2), squeeze=False)
-    for axis, (title, frame) in zip(axes[0], frames.items(), strict=True):
-        amounts = sorted(frame["amount"].unique())
-        place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
-        names = list(dict.fromkeys(frame["what"]))
-        for i, (what, (colour, marker, style)) in enumerate(zip(names, _WAYS, strict=False)):
-            some = frame[frame["what"] == what]
-            mean = some.groupby("amount")["exact"].mean()
-            axis.plot(mean.index.map(place), mean, style, color=colour, marker=marker, linewidth=2, label=what)
-            beside = some["amount"].map(place) + (i - 1) * 0.12
-            axis.plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
-        axis.set(xlabel="bits a number", title=title, ylim=(-0.03 * frame["exact"].max(), None))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4))
+    amounts = sorted(frame["amount"].unique())
+    place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
+    names = list(dict.fromkeys(frame["what"]))
+    for i, (what, (colour, marker, style)) in enumerate(zip(names, _WAYS, strict=False)):
+        some = frame[frame["what"] == what]
+        whole = (some["exact"] == some["length"]).groupby(some["amount"]).mean() * 100
+        tokens = some.groupby("amount")["exact"].mean()
+        for axis, line in zip(axes, (whole, tokens), strict=True):
+            axis.plot(line.index.map(place), line, style, color=colour, marker=marker, linewidth=2, label=what)
+        # Side by side, since many passages keep equally many.
+        beside = some["amount"].map(place) + (i - 1) * 0.15
+        axes[1].plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
+    for axis, label in zip(axes, ("passages whole, %", "exact tokens left"), strict=True):
+        axis.set(xlabel="bits a number", ylabel=label)
         axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
         axis.grid(visible=False, axis="x")
-    axes[0, 0].set(ylabel="exact tokens")
-    handles = {
-        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=1, fontsize="small")
+    axes[0].set(ylim=(-3, 103))
+    axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

@@ -1434,7 +1434,7 @@ IN_THE_LOOP = "rounded while crammed"
 def by_rounding(results: pd.DataFrame) -> pd.DataFrame:
     """Rows of the store with the columns bits (mem was rounded to; nan if it was not) and stop_margin (logits)."""
     hows = [Recipe.model_validate_json(text) for text in results["recipe_json"]]
-    bits = pd.array([how.bits for how in hows], dtype="Float64").to_numpy(float, na_value=np.nan)
+    bits = np.array([how.bits or np.nan for how in hows])
     return results.assign(bits=bits, stop_margin=[how.stop_margin for how in hows])
 
 

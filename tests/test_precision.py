@@ -41,9 +41,10 @@ def test_rounding_by_hand():
 
 
 def test_a_lone_large_number_is_clipped_rather_than_all_others_lost():
-    mem = torch.cat([noise(1, 63, size=1), torch.tensor([[12.0]])], dim=1)
-    rest = (quantise(mem, 2) - mem)[0, :63].norm()
-    assert rest < mem[0, :63].norm() / 2
+    small = noise(1, 63, size=1)
+    mem = torch.cat([small, torch.tensor([[12.0]])], dim=1)
+    # With 12 as the outermost value the others would be 4 and -4.
+    assert (quantise(mem, 2)[:, :63] - small).norm() < (small.sign() * 4 - small).norm() / 3
 
 
 @given(st.integers(1, 8), BLOCKS, st.integers(1, 3), st.integers(0, 5), st.sampled_from([0.0, 0.01, 1.0, 1000.0]))
@@ -131,7 +132,7 @@ def test_turned_vectors_are_as_far_away_as_said():
     changes = precision.turned(mem, [1, 45], torch.Generator().manual_seed(0), draws=2)
     assert [amount for _, amount, *_ in changes] == [1, 45, 1, 45]
     for _, angle, _, turned in changes:
-        cosine = torch.nn.functional.cosine_similarity(mem, turned)
+        cosine = torch.nn.functional.cosine_similarity(mem.double(), turned.double())
         assert torch.rad2deg(torch.acos(cosine)).tolist() == pytest.approx([angle] * 2, rel=1e-2)
         assert turned.norm(dim=1).tolist() == pytest.approx(mem.norm(dim=1).tolist(), rel=1e-4)
     assert not torch.equal(changes[0][3], changes[2][3])
@@ -242,7 +243,7 @@ def test_rounding_in_the_loop_stands_beside_rounding_afterwards():
     assert loop[["exact", "length"]].to_numpy().tolist() == [[4, 4], [3, 4]]
     assert loop["stored_bits"].tolist() == [2 * 64 + 16] * 2
     assert tables.survival_summary(frame).loc[(tables.IN_THE_LOOP, 2), "whole"] == 1
-    assert isinstance(plots.few_bits({"Here": frame, "There": frame}), Figure)
+    assert isinstance(plots.few_bits(frame), Figure)
     assert "" in set(tables.survival_table(tables.survival_summary(frame))["angle, degrees"])
 
 
