@@ -213,7 +213,10 @@ def decode_tokens(lm: FrozenLM, data: bytes) -> list[int]:
 
 
 def fewest_bits(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> bytes:
-    """Mem vectors rounded to as few bits a number as greedy decoding bears, with one scale a vector.
+    """Mem vectors rounded to the fewest bits a number that keep them exact, with one scale a vector.
+
+    Exact means here that every token is the argmax given the true ones before it. Greedy decoding then finds the same
+    tokens one by one, and does so when the file is read back.
 
     Args:
         lm: The frozen model.
@@ -226,12 +229,9 @@ def fewest_bits(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> by
     tokens = torch.tensor(token_ids, device=lm.device)
     blobs = [precision.encode(mem, bits) for bits in range(1, precision.MOST_BITS + 1)]
     rounded = torch.stack([precision.decode(blob, lm.width) for blob in blobs])
-    # True tokens in front say quickly which cannot be exact; decoding has the last word.
     _, gaps = teacher_forced(lm, rounded, tokens.expand(len(blobs), -1))
-    for blob, again, gap in zip(blobs, rounded, gaps, strict=True):
-        if gap.min() > 0 and torch.equal(greedy(lm, again, len(tokens))[0], tokens):
-            return blob
-    return blobs[-1]
+    exact = (gaps.amin(1) > 0).tolist()
+    return blobs[exact.index(True) if any(exact) else -1]
 
 
 def joined(passages: Sequence[Passage]) -> Passage:
