@@ -5,6 +5,7 @@ Every size is that of a file, and every file is read back: what counts is whethe
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
 import zlib
@@ -204,11 +205,12 @@ def decode_tokens(lm: FrozenLM, data: bytes) -> list[int]:
     """The tokens that `encode_tokens` wrote with the same model on the same machine.
 
     Raises:
-        CrammingError: If the bytes are too few to hold a length.
+        CrammingError: If the bytes are too few to hold a length, or are seen to be from elsewhere. Most often they are
+            not: then the tokens are noise.
     """
     decoder, ahead, tokens = _decoder(data[COUNT_BYTES:]), _predictions(lm), list[int]()
     for i in range(_count(data)):
-        tokens.append(int(decoder.decode(ahead.send(tokens[-1]) if i else next(ahead))))
+        tokens.append(_next(decoder, ahead.send(tokens[-1]) if i else next(ahead)))
     return tokens
 
 
@@ -282,8 +284,9 @@ def _shortest(words: np.ndarray, token_ids: Sequence[int], expected: Sequence[An
         rounded = -(-number >> 8 * (len(whole) - n))
         short = rounded.to_bytes(n + 1, "big")[1:]  # a carry out of the first byte is lost, and the check sees it
         decoder = _decoder(short)
-        if all(decoder.decode(model) == token for token, model in zip(token_ids, expected, strict=True)):
-            return short
+        with contextlib.suppress(CrammingError):
+            if all(_next(decoder, model) == token for token, model in zip(token_ids, expected, strict=True)):
+                return short
     return whole
 
 
@@ -292,6 +295,15 @@ def _decoder(code: bytes) -> Any:
     whole = code.ljust(2 * _WORD, b"\0")
     whole += bytes(-len(whole) % _WORD)
     return stream.queue.RangeDecoder(np.frombuffer(whole, ">u4").astype(np.uint32))
+
+
+def _next(decoder: Any, expected: Any) -> int:
+    try:
+        return int(decoder.decode(expected))
+    except AssertionError as error:
+        raise CrammingError(
+            "the code does not fit the model: read it with the model, machine and number of threads that wrote it"
+        ) from error
 
 
 def _head(tokens: Sized) -> bytes:
