@@ -1407,7 +1407,6 @@ def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
             "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
             "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
             "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
-            "it came back": ["yes" if same else "no" for same in sizes["together_same"]],
         }
     )
 
@@ -1501,7 +1500,7 @@ def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "of text": frame["text"].map("{:,.0f}".format),
             "of vector": frame["vector"].map("{:,.0f}".format),
-            "ratio": frame["ratio"].map("× {:,.3g}".format),
+            "ratio": [f"× {ratio:,.0f}" if ratio >= 10 else f"× {ratio:.2g}" for ratio in frame["ratio"]],
             "from": frame["source"],
         }
     )
