@@ -251,7 +251,7 @@ def files(passages: Sequence[Passage], coders: Sequence[Coder]) -> pd.DataFrame:
         One row a coder and passage: coder, settings, source, passage, tokens, characters, utf8 (bytes of the text),
         bytes (of the file), same (whether the text that came back is the same, byte for byte).
     """
-    rows = []
+    rows = list[tuple[Any, ...]]()
     with TemporaryDirectory() as folder:
         for coder in coders:
             for passage in passages:

@@ -902,5 +902,5 @@ def file_sizes(files: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlabel="bytes of the file (log scale); means at the right", ylim=(len(order) - 0.5, -0.5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.16), ncols=3, fontsize="small")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
     return figure
