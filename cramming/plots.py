@@ -1012,4 +1012,29 @@ def few_bits(frame: pd.DataFrame) -> Figure:
     axes[0].set(ylim=(-3, 103))
     axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+def file_sizes(files: pd.DataFrame) -> Figure:
+    """Bytes of each file by coder, one mark a passage, with the mean of each coder as a stroke.
+
+    Args:
+        files: From `cramming.coding.files`.
+    """
+    order = {coder: place for place, coder in enumerate(files["coder"].unique())}
+    figure, axis = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5))
+    for source, (colour, marker) in SOURCES.items():
+        some = files[files["source"] == source]
+        if len(some):
+            shift = {"novels": -0.14, "fresh": 0.14}.get(source, 0)
+            axis.plot(some["bytes"], some["coder"].map(order) + shift, marker, color=colour, markersize=5,
+                      markeredgecolor="black", markeredgewidth=0.4, alpha=0.85,
+                      label=f"{source} (n = {some['passage'].nunique()})")  # fmt: skip
+    means = files.groupby("coder", sort=False)["bytes"].mean()
+    axis.plot(means, means.index.map(order), "|", color="black", markersize=17, markeredgewidth=1.6, label="mean")
+    for coder, mean in means.items():
+        axis.annotate(f"{mean:,.0f}", (1.01, order[str(coder)]), va="center", fontsize="small",
+                      xycoords=("axes fraction", "data"))  # fmt: skip
+    axis.set_yticks(range(len(order)), list(order))
+    axis.set(xscale="log", xlabel="bytes of the file (log scale); means at the right", ylim=(len(order) - 0.5, -0.5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.grid(visible=False, axis="y")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
     return figure

@@ -1467,6 +1467,57 @@ def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
             "tokens undone": [f"{row.undone} of {row.tokens:,}" for row in some.itertuples()],
             "greatest margin undone, logits": some["undone_margin"].map(_figures),
             "greatest change of a margin, logits": some["change"].map(_figures),
+def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
+    """What passages take as files, one row a way of writing them; shares are of sums over passages.
+
+    Args:
+        files: From `cramming.coding.files`.
+        together: The same of all passages written as one, by those coders that can.
+
+    Returns:
+        Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
+        sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
+        token), per_character and per_token (bits), together (bytes of one file for all, nan where there is none; of
+        vectors the sum), together_of_text (the same over the text's), together_same (whether it came back).
+    """
+    one = together.set_index("coder")
+    rows = {}
+    for coder, some in files.groupby("coder", sort=False):
+        sums, alone = some[["bytes", "utf8", "characters", "tokens"]].sum(), coder not in one.index
+        whole = sums if alone else one.loc[coder]
+        rows[str(coder)] = {
+            "settings": some["settings"].iloc[0],
+            "n": len(some),
+            "same": int(some["same"].sum()),
+            "mean": some["bytes"].mean(),
+            "sd": some["bytes"].std(),
+            "least": some["bytes"].min(),
+            "most": some["bytes"].max(),
+            "of_text": sums["bytes"] / sums["utf8"],
+            "of_ids": 8 * sums["bytes"] / (16 * sums["tokens"]),
+            "per_character": 8 * sums["bytes"] / sums["characters"],
+            "per_token": 8 * sums["bytes"] / sums["tokens"],
+            "together": whole["bytes"],
+            "together_of_text": whole["bytes"] / whole["utf8"],
+            "together_same": bool(some["same"].all() if alone else whole["same"]),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
+
+
+def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
+    """`file_sizes` as a page shows it."""
+    return pd.DataFrame(
+        {
+            "settings": sizes["settings"],
+            "bytes a passage": [_spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
+            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
+            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
+            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
+            "bits a character": sizes["per_character"].map("{:.1f}".format),
+            "bits a token": sizes["per_token"].map("{:.1f}".format),
+            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
+            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
+            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
         }
     )
 
@@ -1705,6 +1756,101 @@ def information_per_token(runs: pd.DataFrame) -> float:
     """Bits that a token of the passages of runs carries without mem, mean over tokens 1 on of all passages."""
     nats = [np.asarray(row.token_nats_without)[1 : row.length] for row in runs.itertuples()]
     return float(metrics.nats_to_bits(np.concatenate(nats).mean()))
+def file_ratio(files: pd.DataFrame, over: str, under: str) -> dict[str, float]:
+    """How many times as large the files of one coder are as those of another, passage by passage.
+
+    Args:
+        files: From `cramming.coding.files`.
+        over: A coder.
+        under: Another one.
+
+    Returns:
+        n (passages), mean, low and high (95 % bootstrap interval of the mean), least, most.
+
+    Raises:
+        CrammingError: If the files lack one of the coders.
+    """
+    sizes = files.pivot_table("bytes", "passage", "coder")
+    for coder in (over, under):
+        if coder not in sizes:
+            raise CrammingError(f"no file was written by {coder!r}: choose from {', '.join(sizes)}")
+    ratio = sizes[over] / sizes[under]
+    low, high = metrics.bootstrap_ci(ratio)
+    return {"n": len(ratio), "mean": ratio.mean(), "low": low, "high": high, "least": ratio.min(), "most": ratio.max()}
+
+
+PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
+
+
+def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.DataFrame:
+    """What goes into one vector, over that vector, by the unit that both are counted in; published and here.
+
+    Published numbers: the capacity in tokens and the information gain (capacity.csv), width, vocabulary and what a
+    token costs the model without mem (models.csv, over the first 512 of a text). How many characters and bytes a token
+    has is not published: there, those of the passages here stand in, though of another tokenizer.
+
+    Args:
+        results: Horizon rows of the store with one mem vector, at least two tokens each.
+        files: From `cramming.coding.files`, of the same passages.
+        bits: Of each number of the vector.
+
+    Returns:
+        Indexed by model and unit (of text over of vector): text and vector (means over passages), ratio (text over
+        vector), source (file and column, or that it was measured here).
+    """
+    hub, source = PUBLISHED
+    about = published("models").set_index("hub_id").loc[hub]
+    capacity = published("capacity")
+    said = capacity[(capacity["model"].map(hub_id) == hub) & (capacity["source"] == source)].iloc[0]
+    sizes = files[files["coder"] == files["coder"].iloc[0]]
+    per_token = sizes[["characters", "utf8"]].sum() / sizes["tokens"].sum()
+    gained = gains(results)["bits"].mean()
+    cases = {
+        f"{about['name']} (published)": (
+            said["decoding_capacity_tokens"],
+            int(about["hidden_size"]),
+            int(about["vocab_size"]),
+            about["text_cross_entropy_nats_512_tokens_pg19"] / 512 * said["decoding_capacity_tokens"],
+            metrics.nats_to_bits(said["information_gain_nats_mean"]),
+            ("capacity.csv", "capacity.csv; characters a token as here", "capacity.csv, models.csv"),
+        ),
+        f"{results['model'].iloc[0]} (here)": (
+            results["length"].mean(),
+            int(results["width"].iloc[0]),
+            int(results["vocab_size"].iloc[0]),
+            results["nats_without"].mean(),
+            gained,
+            ("measured", "measured", "measured"),
+        ),
+    }
+    rows = {}
+    for model, (tokens, width, vocab_size, nats, gain, (first, second, third)) in cases.items():
+        vector = width * bits
+        for unit, text, size, where in (
+            ("tokens over vectors", tokens, 1, first),
+            ("characters over vectors", tokens * per_token["characters"], 1, second),
+            ("tokens over numbers", tokens, width, third),
+            ("bytes of UTF-8 over bytes", tokens * per_token["utf8"], vector / 8, second),
+            ("bits of token ids over bits", tokens * np.log2(vocab_size), vector, third),
+            ("bits the model lacks over bits", metrics.nats_to_bits(nats), vector, third),
+            ("information gain over bits", gain, vector, third),
+        ):
+            rows[model, unit] = {"text": text, "vector": size, "ratio": text / size, "source": where}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "unit"])
+
+
+def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`units` as a page shows it: one row a unit, one group of columns a model."""
+    shown = pd.DataFrame(
+        {
+            "of text": frame["text"].map("{:,.0f}".format),
+            "of vector": frame["vector"].map("{:,.0f}".format),
+            "ratio": [f"× {ratio:,.0f}" if ratio >= 10 else f"× {ratio:.2g}" for ratio in frame["ratio"]],
+            "from": frame["source"],
+        }
+    )
+    models = frame.index.get_level_values("model").unique()
+    return pd.concat({model: shown.loc[model] for model in models}, axis=1)
 
 
 def published_table() -> pd.DataFrame:
