@@ -217,10 +217,10 @@ def test_key_is_what_decides_the_result():
 
 def test_interrupted_while_storing(store):
     class Interrupted(Store):
-        def add(self, row, mem):
+        def add(self, row, mem, path=None):
             if len(self.keys()) == 2:
                 raise KeyboardInterrupt
-            super().add(row, mem)
+            super().add(row, mem, path)
 
     with pytest.raises(KeyboardInterrupt):
         run(SIX, Interrupted(store.root))
@@ -234,7 +234,7 @@ def test_interrupted_while_storing_the_last_run_of_an_experiment(store):
     """Nothing is in flight then, so the engine returns as if all were well; the sweep must still stop."""
 
     class Interrupted(Store):
-        def add(self, row, mem):
+        def add(self, row, mem, path=None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
