@@ -1,4 +1,4 @@
-"""What growth by one token costs, where it stops and how its way is measured, on runs made by hand and on a tiny one."""
+"""What growth by one token costs, where it stops and how its way is measured, on runs made by hand."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_where_it_stops(tiny_llama):
     assert (stop.gap > 0) == (stop.rank_with == 1)
     assert (stop.length, stop.steps, stop.hardest, stop.free) == (3, 2, 3, 0.5)
     assert stop.share == pytest.approx(2 / 8)
-    assert tables.stops(growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}))["exact tokens"].tolist() == [3]
+    assert tables.stops(growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}))["exact tokens"].tolist() == [
+        3
+    ]
 
 
 def test_a_text_that_was_got_to_its_end_has_no_stop(tiny_llama):
