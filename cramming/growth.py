@@ -141,7 +141,7 @@ def stops(
                 "passage": run.passage,
                 "length": run.length,
                 "ended": run.ended,
-                "token": lm.tokenizer.decode(ids[0, -1:]),
+                "token": lm.tokenizer.decode(ids[0, -1:].tolist()),
                 **last[["nats", "rank"]],
                 "harder": (got["nats"] < last["nats"]).mean(),
                 **last[["steps", "share", "mistakes", "lost"]],
@@ -204,7 +204,8 @@ def trajectories(paths: Mapping[str, torch.Tensor], results: pd.DataFrame, seed:
 
 
 def walk_like(path: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """A random walk on the sphere with the start and the angles of a path (n, d), shape (n, d)."""
+    """A random walk on the sphere of root mean square 1 with the start and the angles of a path (n, d), shape (n, d)."""
+    path = onto_sphere(path)
     generator, way = torch.Generator().manual_seed(seed), [path[0]]
     for angle in torch.deg2rad(_angles(path[:-1], path[1:])):
         noise = torch.randn(1, path.shape[1], generator=generator, dtype=path.dtype)

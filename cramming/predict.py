@@ -76,6 +76,13 @@ def features(lm: FrozenLM, passages: Sequence[Passage], window: int = WINDOW) ->
     return pd.DataFrame(rows, columns=["source", "passage", *FEATURES])
 
 
+def of_one_recipe(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the recipe that most of the results have, whatever version wrote it down, and all others."""
+    hows = results["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json())
+    usual = hows == hows.mode()[0]
+    return results[usual], results[~usual]
+
+
 def samples(lm: FrozenLM, results: pd.DataFrame, *, window: int = WINDOW, first: int = FIRST) -> pd.DataFrame:
     """What is to be predicted, and what from: passages whose horizon is known.
 
@@ -92,8 +99,8 @@ def samples(lm: FrozenLM, results: pd.DataFrame, *, window: int = WINDOW, first:
     Raises:
         CrammingError: If the rows are of several recipes, or as `features` does.
     """
-    if (recipes := len(set(results["recipe_json"]))) != 1:
-        raise CrammingError(f"the results are of {recipes} recipes: an estimate holds for one, give its rows")
+    if len(of_one_recipe(results)[1]):
+        raise CrammingError("the results are of several recipes, and an estimate holds for one: see of_one_recipe")
     offered = [
         Passage(row.passage, row.source, tuple(map(int, row.token_ids)), "", row.passage_digest)
         for row in results.itertuples()
@@ -223,7 +230,7 @@ def write(lm: FrozenLM, results: pd.DataFrame, folder: Path = ESTIMATES, **optio
     about: dict[str, Any] = {
         "model": lm.name,
         "model_digest": lm.digest,
-        "recipe": json.loads(results["recipe_json"].iloc[0]),
+        "recipe": Recipe.model_validate_json(results["recipe_json"].iloc[0]).model_dump(mode="json"),
         "window": options.get("window", WINDOW),
         "first": options.get("first", FIRST),
     }

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cramming import CrammingError, growth, plots, tables
+from cramming.engine import onto_sphere
 from cramming.landscape import principal
 from cramming.recipes import Growth, recipe
 from cramming.store import Store
@@ -147,7 +148,7 @@ def test_way_of_a_vector():
 
 
 def test_random_walk_keeps_start_and_angles_and_nothing_else():
-    path = circle(0, 40, 50, 70)[:, 0]
+    path = onto_sphere(circle(0, 40, 50, 70)[:, 0])
     walk = growth.walk_like(path)
     assert torch.equal(walk[0], path[0])
     unit = torch.nn.functional.normalize(walk, dim=1)
