@@ -204,7 +204,7 @@ def trajectories(paths: Mapping[str, torch.Tensor], results: pd.DataFrame, seed:
 
 
 def walk_like(path: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """A random walk on the sphere of root mean square 1 with the start and the angles of a path (n, d), shape (n, d)."""
+    """A random walk on the sphere of root mean square 1, with the start and angles of a path (n, d), shape (n, d)."""
     path = onto_sphere(path)
     generator, way = torch.Generator().manual_seed(seed), [path[0]]
     for angle in torch.deg2rad(_angles(path[:-1], path[1:])):
