@@ -1419,8 +1419,9 @@ def growth_correlations(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         frames: From `cramming.growth.correlations`, by what the steps are held against.
     """
     rows = {}
-    for name, frame in frames.items():
-        for recipe, some in frame.groupby("recipe", sort=False):
+    for recipe in next(iter(frames.values()))["recipe"].unique():
+        for name, frame in frames.items():
+            some = frame[frame["recipe"] == recipe]
             row = {"runs": len(some), "tokens a run": f"{some['n'].mean():.0f}"}
             for column, label in (("rho", "Spearman"), ("rho_within", "position taken out")):
                 known = some[column].dropna()
