@@ -120,6 +120,39 @@ def sweep(
 
 
 @app.command()
+def estimate(
+    text: Annotated[str | None, typer.Argument(help="text to be crammed")] = None,
+    file: Annotated[Path | None, typer.Option(help="a text file to read instead")] = None,
+    model: Annotated[str, typer.Option(help="a model whose crams data/estimates holds")] = "smollm2-135m",
+) -> None:
+    """Say how far a text will get and what it will cost, from one forward pass, before anything is spent on it.
+
+    Example: cramming estimate --file my-text.txt
+    """
+    from cramming import models, predict
+    from cramming.texts import from_text
+
+    if (text is None) == (file is None):
+        raise CrammingError("there is nothing to estimate, or two things: give a text, or --file with one")
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CrammingError(f"{file} cannot be read ({error}): name a text file in UTF-8") from error
+    stored = predict.read(model)
+    lm = models.load(model)
+    told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)
+    horizon, steps = told.loc["horizon"], told.loc["steps"]
+    print(
+        f"exact horizon: {horizon.predicted:.0f} tokens ({horizon.low:.0f} to {horizon.high:.0f}), "
+        f"with {stored['recipe'].budget} a passage\n"
+        f"first {stored['first']} tokens: {steps.predicted:.0f} steps ({steps.low:.0f} to {steps.high:.0f})\n"
+        f"{predict.LEVEL:.0%} intervals from {len(stored['rows'])} crams of {model}, recipe {stored['recipe'].name}, "
+        f"one mem vector; they hold for texts like these and for no other budget"
+    )
+
+
+@app.command()
 def check(
     scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")] = "laptop",
     store: Annotated[Path | None, _STORE] = None,

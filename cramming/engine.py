@@ -62,6 +62,9 @@ class Cram:
         seconds: Wall time; the time of a step is shared out among the passages of the batch by their tokens.
         cpu_seconds: The same of processor time, which does not depend on what else the machine does.
         trace: One row a step: step, tokens under optimisation, loss in nats, accuracy, token passes so far.
+        path: If it was asked for, the vectors kept on the way, float32, shape (n, n_vectors, d): entry i is the first
+            that had i + 1 tokens right, with growth the first i + 1. One that won several tokens at once is there as
+            often.
     """
 
     passage: Passage
@@ -75,6 +78,7 @@ class Cram:
     seconds: float
     cpu_seconds: float
     trace: list[Step] = field(repr=False)
+    path: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def solved(self) -> bool:
@@ -91,6 +95,7 @@ def cram(
     seed: int = 0,
     start: Sequence[torch.Tensor] | None = None,
     batch: int = 8,
+    path: bool = False,
     progress: bool = True,
     on_result: Callable[[Cram], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -105,6 +110,7 @@ def cram(
         seed: Of the noise that mem starts from. The noise depends on the seed and the passage alone.
         start: Vectors to start from instead of noise, one (k, d) tensor a passage.
         batch: Most passages at once.
+        path: Whether to keep the vectors on the way too, see `Cram`.
         progress: Whether to show a bar.
         on_result: Called with each result as soon as it is there, so that an interrupted run loses nothing finished.
         checkpoints: Where to look for runs to go on with, and to save those under way now and then and on Ctrl-C.
@@ -118,7 +124,8 @@ def cram(
             something to its logits after the output head.
     """
     _check(lm, passages, recipe, n_vectors, batch, start)
-    runs = [_Run(lm, p, recipe, n_vectors, seed, None if start is None else start[i]) for i, p in enumerate(passages)]
+    starts = [None] * len(passages) if start is None else start
+    runs = [_Run(lm, p, recipe, n_vectors, seed, first, path) for p, first in zip(passages, starts, strict=True)]
     for run in runs:
         if checkpoints is not None and (state := checkpoints.load(run.passage)) is not None:
             run.restore(state)
@@ -164,7 +171,14 @@ class _Run:
     """One passage under way: its parameters, what its optimiser remembers, and what was best so far."""
 
     def __init__(
-        self, lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int, start: torch.Tensor | None
+        self,
+        lm: FrozenLM,
+        passage: Passage,
+        recipe: Recipe,
+        k: int,
+        seed: int,
+        start: torch.Tensor | None,
+        path: bool = False,
     ) -> None:
         self.passage, self.recipe = passage, recipe
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
@@ -187,6 +201,7 @@ class _Run:
         self.nats = np.full(len(passage), np.nan)
         self.seconds = self.cpu_seconds = 0.0
         self.trace: list[Step] = []
+        self.path = self.mem.new_zeros(0, *self.mem.shape) if path else None
 
     def state(self) -> State:
         """All that changes while the run goes on."""
@@ -194,7 +209,8 @@ class _Run:
         arrays = {"correct": torch.from_numpy(self.correct), "nats": torch.from_numpy(self.nats)}
         numbers = torch.tensor([getattr(self, name) for name in _NUMBERS], dtype=torch.float64)
         trace = torch.tensor(self.trace, dtype=torch.float64).reshape(-1, 5)
-        return {**tensors, **arrays, "numbers": numbers, "trace": trace}
+        path = {} if self.path is None else {"path": self.path}
+        return {**tensors, **arrays, **path, "numbers": numbers, "trace": trace}
 
     def restore(self, state: State) -> None:
         """Go on from what `state` gave."""
@@ -204,6 +220,8 @@ class _Run:
         for name, number in zip(_NUMBERS, state["numbers"].tolist(), strict=True):
             setattr(self, name, type(getattr(self, name))(number))
         self.trace = [(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
+        if self.path is not None:
+            self.path = state["path"].to(self.param.device)
 
     @property
     def fed(self) -> int:
@@ -275,6 +293,8 @@ class _Run:
         self._refocus(won)
         self.update(gradient)
         if better:
+            if self.path is not None:
+                self.path = torch.cat([self.path, before.expand(count - self.best, -1, -1)])
             self.best, self.best_step = count, self.steps
             self.mem = before if recipe.keep == "measured" else self.to_mem(self.param)
         if better or self.steps == 1:  # a run that never gets a token right still says what its start cost
@@ -320,6 +340,7 @@ class _Run:
             seconds=self.seconds,
             cpu_seconds=self.cpu_seconds,
             trace=self.trace,
+            path=None if self.path is None else self.path.float().cpu(),
         )
 
 

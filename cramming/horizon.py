@@ -41,6 +41,7 @@ def horizon(
     seed: int = 0,
     start: Sequence[torch.Tensor] | None = None,
     batch: int = 4,
+    path: bool = False,
     progress: bool = True,
     on_result: Callable[[Horizon], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -58,6 +59,7 @@ def horizon(
         seed: Of the noise that mem starts from.
         start: Vectors to start from instead, one (k, d) tensor a passage.
         batch: Most passages at once.
+        path: Whether to keep the vectors on the way too, see `cramming.engine.Cram`.
         progress: Whether to show a bar.
         on_result: Called with each horizon as soon as it is certified. Interrupted passages do not reach it.
         checkpoints: Where runs under way are kept, see `cramming.engine.cram`.
@@ -84,6 +86,7 @@ def horizon(
         seed=seed,
         start=start,
         batch=batch,
+        path=path,
         progress=progress,
         on_result=finish,
         checkpoints=checkpoints,

@@ -16,7 +16,7 @@ from cramming.errors import CrammingError
 from cramming.recipes import RECIPES, recipe
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "paper"
-TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass")
+TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass", "growth")
 
 # Lengths that the released runs with one mem vector tried on PG-19, in tokens; small models stop earlier.
 LENGTH_GRID = (8, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1280, 1568, 2048, 2560, 3072)

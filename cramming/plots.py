@@ -13,7 +13,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from cramming import metrics, tables
 from cramming.engine import Cram
@@ -948,6 +948,25 @@ def survival(summary: pd.DataFrame) -> Figure:
     axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
     axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+def forecasts(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """What was forecast for each passage from the others, with its interval, and what came: one panel a target.
+
+    Args:
+        frames: From `cramming.predict.left_out`, by what is forecast.
+    """
+    figure, axes = plt.subplots(1, len(frames), figsize=(4.9 * len(frames), 4.2), squeeze=False)
+    for axis, (label, frame) in zip(axes[0], frames.items(), strict=True):
+        low, high = (frame[end].where(np.isfinite(frame[end]) & (frame[end] > 0)) for end in ("low", "high"))
+        axis.vlines(frame["predicted"], low, high, color=COLOURS[3], linewidth=0.8, alpha=0.35)
+        ends = [f(f(frame[["predicted", "truth"]])) for f in (np.min, np.max)]
+        axis.plot(ends, ends, color="#777777", linestyle="--", linewidth=1, label="as forecast")
+        _marks_by_source(axis, frame, "predicted", "truth")
+        axis.set(xscale="log", yscale="log", xlabel=f"forecast: {label}", ylabel=f"truth: {label}")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            side.set_minor_locator(NullLocator())
+    axes[0, 0].legend(fontsize="small", loc="upper left")
     return figure
 
 
@@ -1037,4 +1056,58 @@ def file_sizes(files: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
     axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+def token_costs(tokens: pd.DataFrame) -> Figure:
+    """Steps of every token against its surprisal, and the steps spent so far against the tokens got.
+
+    Args:
+        tokens: `cramming.growth.costs`, of one recipe.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    got = tokens[tokens["got"] & (tokens["position"] > 0)]
+    some = got.assign(bits=got["nats"].map(metrics.nats_to_bits))
+    _marks_by_source(left, some, "bits", "steps")
+    classes = pd.cut(some["bits"], tables.SURPRISE, right=False)
+    means = some.groupby(classes, observed=True)[["bits", "steps"]].mean()
+    left.plot(means["bits"], means["steps"], color=COLOURS[3], linewidth=2.4, label="mean of a class")
+    left.set(yscale="log", xlabel="surprisal without mem, bits", ylabel="steps (log scale)")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    left.legend(fontsize="small")
+    for source, (colour, _) in SOURCES.items():
+        style = {"novels": "-", "fresh": "--"}.get(source, ":")
+        for i, (_, run) in enumerate(tokens[tokens["source"] == source].groupby("passage")):
+            had = run[run["got"]]
+            right.plot(had["position"] + 1, had["steps"].cumsum(), style, color=colour, linewidth=1.2, alpha=0.8,
+                       label=source if i == 0 else None)  # fmt: skip
+    right.set(xlabel="exact tokens", ylabel="steps so far", xlim=(0, None), ylim=(0, None))
+    right.legend(fontsize="small")
+    return figure
+
+
+@_styled
+def trajectories(frame: pd.DataFrame, path: np.ndarray, walk: np.ndarray) -> Figure:
+    """One way of the vector on its first two principal components, and the variance that components hold.
+
+    Args:
+        frame: `cramming.growth.trajectories`.
+        path: Coordinates of a vector's way, shape (n, c), from `cramming.landscape.principal`.
+        walk: The same of a random walk like it.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for points, colour, style, label in (
+        (path, COLOURS[0], "-", "growth"),
+        (walk, COLOURS[1], "--", "random walk"),
+    ):
+        left.plot(*points[:, :2].T, style, color=colour, linewidth=1.2, label=label)
+        left.plot(*points[:, :2].T, ".", color=colour, markersize=5)
+        left.plot(*points[:1, :2].T, "o", color="white", markeredgecolor=colour, markersize=9)
+        left.plot(*points[-1:, :2].T, "s", color=colour, markersize=8)
+    left.set(xlabel="first component", ylabel="second component")
+    left.legend(fontsize="small")
+    looks = {"growth": (COLOURS[0], "o"), "random walk": (COLOURS[1], "^")}
+    for what, (colour, marker) in looks.items():
+        some = frame[frame["what"] == what]
+        right.plot(some["tokens"], (some["first"] + some["second"]) * 100, marker, color=colour, label=what,
+                   markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
+    right.set(xlabel="points of the way (tokens)", ylabel="first two components, % of the variance", ylim=(0, 104))
+    right.legend(fontsize="small")
     return figure

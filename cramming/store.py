@@ -29,6 +29,8 @@ _DATA = Path(__file__).resolve().parent.parent / "data"
 RESULTS = Path(os.environ.get("CRAMMING_RESULTS") or _DATA / "results")  # one store a plan
 BENCHMARKS = _DATA / "benchmarks"  # what benchmarks/ measured
 
+PATH = "/path"  # what the name of a run's path ends in, after its key
+
 _text, _int, _float, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _list = {"flag": pa.list_(pa.bool_()), "float": pa.list_(pa.float32()), "int": pa.list_(pa.int32())}
 
@@ -106,13 +108,19 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
-    def add(self, row: Mapping[str, Any], mem: torch.Tensor) -> None:
+    def add(self, row: Mapping[str, Any], mem: torch.Tensor, path: torch.Tensor | None = None) -> None:
         """Write one run and its vectors as a shard of their own.
+
+        Args:
+            row: As `SCHEMA` has it.
+            mem: The kept vectors, shape (n_vectors, d).
+            path: Those kept on the way, shape (n, n_vectors, d); see `cramming.engine.Cram`.
 
         Raises:
             CrammingError: If the store cannot be written. Nothing that it holds is touched.
         """
-        self._write([dict(row)], {str(row["key"]): mem})
+        key = str(row["key"])
+        self._write([dict(row)], {key: mem} | ({} if path is None else {key + PATH: path}))
         self._unfinished(str(row["key"])).unlink(missing_ok=True)
 
     def checkpoint(self, key: str, state: Mapping[str, torch.Tensor]) -> None:
@@ -164,28 +172,36 @@ class Store:
 
     def vectors(self) -> dict[str, torch.Tensor]:
         """The kept vectors of all runs by key, float32, each (n_vectors, d)."""
-        found: dict[str, torch.Tensor] = {}
-        for path in self._shards():
-            found |= _read_vectors(path.with_suffix(".safetensors"))
-        return found
+        return {name: tensor for name, tensor in self._tensors().items() if not name.endswith(PATH)}
+
+    def paths(self) -> dict[str, torch.Tensor]:
+        """The vectors kept on the way, by key, of the runs that have them: float32, each (n, n_vectors, d)."""
+        return {name.removesuffix(PATH): path for name, path in self._tensors().items() if name.endswith(PATH)}
 
     def compact(self) -> Path | None:
         """Merge all shards into one; the old ones go only once the new one is whole."""
         old = self._shards()
         if len(old) < 2:
             return old[0] if old else None
-        rows, vectors = {row["key"]: row for path in old for row in _read_table(path).to_pylist()}, self.vectors()
-        missing = set(rows) - set(vectors)
+        rows, tensors = {row["key"]: row for path in old for row in _read_table(path).to_pylist()}, self._tensors()
+        missing = set(rows) - set(tensors)
         if missing:
             raise CrammingError(
                 f"{self.root} lacks the vectors of {len(missing)} runs, such as {min(missing)}: restore them"
             )
-        new = self._write(list(rows.values()), {key: vectors[key] for key in rows})
+        kept = {name: tensor for name, tensor in tensors.items() if name.removesuffix(PATH) in rows}
+        new = self._write(list(rows.values()), kept)
         for path in old:
             if path != new:
                 path.unlink()
                 path.with_suffix(".safetensors").unlink(missing_ok=True)
         return new
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for path in self._shards():
+            found |= _read_vectors(path.with_suffix(".safetensors"))
+        return found
 
     def _unfinished(self, key: str) -> Path:
         return self.root / "unfinished" / f"{key[:16]}.safetensors"
@@ -198,7 +214,7 @@ class Store:
         if unknown:
             raise CrammingError(f"columns {sorted(unknown)} do not fit the store's schema: see cramming.store.SCHEMA")
         table = pa.Table.from_pylist([{key: _plain(value) for key, value in row.items()} for row in rows], SCHEMA)
-        stem = run_key({"keys": sorted(vectors)})[:16]
+        stem = run_key({"keys": sorted(row["key"] for row in rows)})[:16]
         target = self.root / f"{stem}.parquet"
         blob = save({key: mem.detach().float().contiguous().cpu() for key, mem in vectors.items()})
         with _writing(self.root):

@@ -49,6 +49,7 @@ class Experiment(BaseModel):
     text_seed: int | None = Field(
         None, description="which passages, where the same ones are crammed from several seeds"
     )
+    path: bool = Field(False, description="keep the vectors on the way too, for `Store.paths`")
     batch: int = Field(4, ge=1)
     models: tuple[str, ...] = Field((), description="models of the plan that it is for, by name; none: all")
     pages: tuple[str, ...] = Field((), description="notebooks that show it, or parts of them, by name; none: all")
@@ -153,6 +154,7 @@ def key_of(lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
             "n_vectors": experiment.n_vectors,
             "seed": experiment.seed,
             "dtype": str(lm.dtype).removeprefix("torch."),
+            **({"path": True} if experiment.path else {}),  # no result of its own, but a run without it lacks it
         }
     )
 
@@ -272,13 +274,15 @@ def sweep(
 
         def keep(result: Cram | Horizon) -> None:
             nonlocal stored
-            store.add(*row_of(lm, experiment, result))
+            run = result.run if isinstance(result, Horizon) else result
+            store.add(*row_of(lm, experiment, result), path=run.path)
             stored += 1
 
         shared: dict[str, Any] = {
             "n_vectors": experiment.n_vectors,
             "seed": experiment.seed,
             "batch": experiment.batch,
+            "path": experiment.path,
             "progress": progress,
             "on_result": keep,
             "checkpoints": _Unfinished(lm, experiment, store),

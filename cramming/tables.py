@@ -1851,6 +1851,116 @@ def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     models = frame.index.get_level_values("model").unique()
     return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How far forecasts are off, one row a way of making them; the first is what the others are held against.
+
+    Args:
+        frames: From `cramming.predict.left_out`, of one target, by what to call them.
+
+    Returns:
+        Index way; columns n (passages), error (mean absolute), better, low, high (by how much less than that of the
+        first way on the same passages, with its 95 % bootstrap interval), r2 (share of the squared error of the first
+        way, in logarithms, that is gone), covered, covered_low, covered_high (share of truths in their interval, with
+        the same), width (median of the interval's upper over its lower end).
+    """
+    base, rows = next(iter(frames.values())), {}
+    for name, frame in frames.items():
+        same = base.loc[frame.index]
+        gained = (same["predicted"] - same["truth"]).abs() - (frame["predicted"] - frame["truth"]).abs()
+        squares = [((np.log(some["predicted"]) - np.log(some["truth"])) ** 2).sum() for some in (frame, same)]
+        (low, high), (covered_low, covered_high) = (
+            metrics.bootstrap_ci(values) for values in (gained, frame["inside"].astype(float))
+        )
+        rows[name] = {
+            "n": len(frame),
+            "error": (frame["predicted"] - frame["truth"]).abs().mean(),
+            "better": gained.mean(),
+            "low": low,
+            "high": high,
+            "r2": 1 - squares[0] / squares[1] if squares[1] > 0 else np.nan,
+            "covered": frame["inside"].mean(),
+            "covered_low": covered_low,
+            "covered_high": covered_high,
+            "width": (frame["high"] / frame["low"].clip(lower=1e-9)).median(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("forecast from")
+
+
+def forecast_table(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`forecast_summary` of several targets as a page shows it.
+
+    Args:
+        summaries: By target.
+    """
+    rows = {}
+    for target, summary in summaries.items():
+        for place, (name, row) in enumerate(summary.iterrows()):
+            covered, low, high = (f"{row[end]:.0%}" for end in ("covered", "covered_low", "covered_high"))
+            rows[target, name] = {
+                "passages": f"{row['n']:.0f}",
+                "mean absolute error": f"{row['error']:,.1f}",
+                "less than the first": _interval(row["better"], row["low"], row["high"]) if place else "",
+                "variance of the logarithm told": f"{row['r2']:.0%}" if place else "",
+                "truth in the interval": f"{covered} ({low} to {high})",
+                "upper over lower end": f"{row['width']:,.1f}" if row["width"] < 1e6 else "unbounded",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["target", "forecast from"])
+
+
+def growth_correlations(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Mean Spearman correlations over runs, as a page shows them.
+
+    Args:
+        frames: From `cramming.growth.correlations`, by what the steps are held against.
+    """
+    rows = {}
+    for recipe in next(iter(frames.values()))["recipe"].unique():
+        for name, frame in frames.items():
+            some = frame[frame["recipe"] == recipe]
+            row = {"runs": len(some), "tokens a run": f"{some['n'].mean():.0f}"}
+            for column, label in (("rho", "Spearman"), ("rho_within", "position taken out")):
+                known = some[column].dropna()
+                row[label] = _interval(known.mean(), *metrics.bootstrap_ci(known), 2) if len(known) else ""
+            rows[recipe, name] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["recipe", "steps against"])
+
+
+def stops(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.growth.stops` as a page shows it, one row a passage."""
+    return pd.DataFrame(
+        {
+            "exact tokens": frame["length"],
+            "next token": [repr(token) for token in frame["token"]],
+            "bits without mem": frame["nats"].map(metrics.nats_to_bits).map("{:.1f}".format),
+            "rank without mem": frame["rank"].map("{:,.0f}".format),
+            "tokens that surprise less": frame["harder"].map(_share),
+            "rank with mem": frame["rank_with"].map("{:,}".format),
+            "gap with mem, logits": frame["gap"].map("{:.1f}".format),
+            "of all steps": frame["share"].map(_share),
+            "tokens wrong at a step": frame["mistakes"].map("{:.1f}".format),
+            "steps with an earlier one wrong": frame["lost"].map(_share),
+        }
+    ).set_index(pd.Index(frame["passage"], name="passage"))
+
+
+def trajectories(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.growth.trajectories` summed up: mean ± sample standard deviation over passages."""
+    rows = {}
+    for what, some in frame.groupby("what"):
+        spread = {
+            "way, degrees": ("gone", 0, 1),
+            "end from start, degrees": ("net", 0, 1),
+            "cosine of successive moves": ("cosine", 2, 1),
+            "first component, %": ("first", 0, 100),
+            "second component, %": ("second", 0, 100),
+            "components for 90 %": ("needed_90", 1, 1),
+            "components for 99 %": ("needed_99", 1, 1),
+        }
+        rows[what] = {"passages": len(some), "points a passage": f"{some['tokens'].mean():.0f}"} | {
+            label: _spread(some[column].mean() * by, some[column].std() * by, digits)
+            for label, (column, digits, by) in spread.items()
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
 
 
 def published_table() -> pd.DataFrame:

@@ -12,11 +12,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from cramming import engine, recipes
+from cramming import engine, predict, recipes
 from cramming.cli import main
 from cramming.recipes import Growth, recipe
 from cramming.store import Store
 from tests.conftest import contents
+from tests.test_predict import runs as known_runs
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def plan(tmp_path) -> Path:
 # Help
 
 
-@pytest.mark.parametrize("command", ["fetch", "cram", "sweep", "book", "check"])
+@pytest.mark.parametrize("command", ["fetch", "cram", "sweep", "estimate", "book", "check"])
 def test_help_of_each_command_shows_an_example(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0
@@ -73,7 +74,7 @@ def test_help_of_each_command_shows_an_example(cli, command):
 def test_help_lists_the_commands(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    assert all(command in out for command in ("fetch", "cram", "sweep", "book", "check"))
+    assert all(command in out for command in ("fetch", "cram", "sweep", "estimate", "book", "check"))
 
 
 # Crams
@@ -106,6 +107,24 @@ def test_cram_that_grows_to_nothing(cli, monkeypatch):
     assert (code, out) == (0, "text: no token exact after 1 steps\n")
 
 
+def test_estimate_of_a_text_and_of_a_file(cli, refused, monkeypatch, tmp_path, tiny_llama):
+    path = predict.write(tiny_llama, known_runs(tiny_llama, 12), tmp_path, window=12, first=8)
+    monkeypatch.setattr(predict.read, "__defaults__", (path.parent,))
+    code, out, _ = cli("estimate", "a text of some length", "--model", "tiny-llama")
+    horizon, steps, about = out.splitlines()
+    assert code == 0
+    assert horizon.startswith("exact horizon: 1")
+    assert horizon.endswith("with 30,000 token passes a passage")
+    assert steps == "first 8 tokens: 3 steps (3 to 3)"
+    assert about.startswith("90% intervals from 12 crams of tiny-llama, recipe horizon, one mem vector")
+    (tmp_path / "mine.txt").write_text("a text of some length")
+    assert cli("estimate", "--file", tmp_path / "mine.txt", "--model", "tiny-llama")[1] == out
+    assert "text 'text' is empty" in refused("estimate", "", "--model", "tiny-llama")
+    assert "text has 3 tokens, and the estimate reads the first 12" in refused(
+        "estimate", "abc", "--model", "tiny-llama"
+    )
+
+
 TINY = ("cram", "--model", "tiny-llama")
 
 
@@ -132,6 +151,10 @@ TINY = ("cram", "--model", "tiny-llama")
         (["sweep", "smoke", "--part", "2/2"], ["part '2/2'", "try 0/2"]),
         (["sweep", "smoke", "--part", "half"], ["part 'half'"]),
         (["check", "--store", "no-such-folder"], ["store no-such-folder does not exist"]),
+        (["estimate"], ["nothing to estimate", "--file"]),
+        (["estimate", "a text", "--file", "b.txt"], ["or two things"]),
+        (["estimate", "--file", "no-such-file"], ["no-such-file cannot be read", "UTF-8"]),
+        (["estimate", "a text", "--model", "tiny-llama"], ["'tiny-llama' are stored", "some of smollm2-135m"]),
     ],
 )
 def test_mistake_is_said_in_one_line(refused, arguments, said, monkeypatch, tmp_path):

@@ -436,6 +436,22 @@ def test_growing_prefix(tiny_llama, prose):
         assert run.token_passes - lengths[-1] < 600 <= run.token_passes or run.solved
 
 
+@pytest.mark.parametrize(
+    "how", [recipe("horizon", growth=Growth(start=1, block=1)), recipe("best")], ids=["grown", "whole"]
+)
+def test_path_has_the_first_vector_of_every_count_of_right_tokens(tiny_llama, solved_llama, how):
+    passage = solved_llama.passage
+    [run] = cram(tiny_llama, [passage], how, path=True, progress=False)
+    assert run.solved
+    assert run.path.shape == (len(passage), 1, tiny_llama.width)
+    tokens = torch.tensor([passage.token_ids])
+    for right, mem in enumerate(run.path, 1):
+        _, gaps = teacher_forced(tiny_llama, mem[None], tokens)
+        won = gaps[0] > 0
+        assert won[:right].all() if how.growth else won.sum() >= right
+    assert cram(tiny_llama, [passage], quick(), progress=False)[0].path is None
+
+
 def test_growth_by_a_share_of_what_is_exact(tiny_llama, solved_llama):
     passage = from_text("xylo, and more than that", tiny_llama.tokenizer, id=solved_llama.passage.id)
     how = recipe("horizon", max_token_passes=20, growth=Growth(start=4, block=1, fraction=2.0))
@@ -510,9 +526,10 @@ INTERRUPTIBLE = [
 ]
 
 
+@pytest.mark.parametrize("path", [False, True], ids=["", "path"])
 @pytest.mark.parametrize("how", INTERRUPTIBLE, ids=["paper", "best", "horizon", "cosine", "averaging"])
-def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, monkeypatch, how):
-    whole = cram(tiny_llama, prose, how, progress=False)
+def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, monkeypatch, how, path):
+    whole = cram(tiny_llama, prose, how, path=path, progress=False)
     calls, checkpoints = [], Checkpoints()
 
     def interrupted(*arguments, **options):
@@ -523,11 +540,16 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, m
 
     monkeypatch.setattr(engine, "score", interrupted)
     for steps_so_far in (3, 7):
-        runs = cram(tiny_llama, prose, how, progress=False, checkpoints=checkpoints)
+        runs = cram(tiny_llama, prose, how, path=path, progress=False, checkpoints=checkpoints)
         assert [(run.ended, run.steps) for run in runs] == [("interrupted", steps_so_far)] * 3
     before = {run.passage.id: run.seconds for run in runs}
-    for run, other in zip(cram(tiny_llama, prose, how, progress=False, checkpoints=checkpoints), whole, strict=True):
+    resumed = cram(tiny_llama, prose, how, path=path, progress=False, checkpoints=checkpoints)
+    for run, other in zip(resumed, whole, strict=True):
         assert_same(run, other, rel=1e-6)
+        assert (run.path is not None) == path
+        if path:
+            assert len(run.path)
+            assert torch.allclose(run.path, other.path, rtol=1e-4)
         assert run.seconds > before[run.passage.id]  # the time before the interruption counts
 
 

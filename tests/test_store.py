@@ -195,6 +195,16 @@ def test_compact_keeps_every_run(store):
     assert store.keys() == {f"key-{i}" for i in range(4)}
 
 
+def test_path_lies_beside_its_vector_and_is_no_vector(store):
+    way = torch.stack([mem(4), mem(5), mem(6)])
+    store.add(row("key-3"), mem(3), path=way)
+    assert set(store.vectors()) == {f"key-{i}" for i in range(4)}
+    assert set(store.paths()) == {"key-3"}
+    store.compact()
+    assert torch.equal(store.paths()["key-3"], way)
+    assert torch.equal(store.vectors()["key-3"], mem(3))
+
+
 def test_compact_drops_nothing_when_vectors_are_missing(store):
     path = next(store.root.glob("*.safetensors"))
     [key] = load_file(path)

@@ -80,8 +80,8 @@ def fails(match: str, call, *arguments, **options) -> None:
 
 def test_smoke_plan_is_stored_once(smoke):
     frame = smoke.frame()
-    assert frame["kind"].value_counts().to_dict() == {"horizon": 16, "cram": 16}
-    assert frame["source"].value_counts().to_dict() == {"novels": 21, "fresh": 9, "random": 2}
+    assert frame["kind"].value_counts().to_dict() == {"horizon": 22, "cram": 16}
+    assert frame["source"].value_counts().to_dict() == {"novels": 25, "fresh": 11, "random": 2}
     assert smoke.keys() == set(smoke.vectors()) == set(frame["key"])
     before = contents(smoke.root)
     assert still_to_run(load_plan("smoke"), smoke) == []
@@ -205,6 +205,7 @@ def test_key_is_what_decides_the_result():
         experiment(seed=1),
         experiment(n_vectors=2),
         experiment(kind="horizon", recipe="horizon"),
+        experiment(path=True),
     ]
     keys = [key_of(lm, e, passage) for e in different]
     keys += [key_of(lm, experiment(), other), key_of(lm, experiment(), some_passages(1, length=5)[0])]
@@ -212,15 +213,24 @@ def test_key_is_what_decides_the_result():
     assert len({key, *keys}) == 1 + len(keys)
 
 
+def test_path_is_stored_where_it_is_asked_for(store):
+    growing = {"kind": "horizon", "recipe": "horizon", "changes": {"max_token_passes": 40}, "n": 2}
+    assert run(plan(experiment(**growing), experiment(**growing, path=True)), store) == 4
+    paths, vectors = store.paths(), store.vectors()
+    assert len(paths) == 2
+    for key, path in paths.items():
+        assert path.shape[1:] == vectors[key].shape
+
+
 # Interrupted
 
 
 def test_interrupted_while_storing(store):
     class Interrupted(Store):
-        def add(self, row, mem):
+        def add(self, row, mem, path=None):
             if len(self.keys()) == 2:
                 raise KeyboardInterrupt
-            super().add(row, mem)
+            super().add(row, mem, path)
 
     with pytest.raises(KeyboardInterrupt):
         run(SIX, Interrupted(store.root))
@@ -234,7 +244,7 @@ def test_interrupted_while_storing_the_last_run_of_an_experiment(store):
     """Nothing is in flight then, so the engine returns as if all were well; the sweep must still stop."""
 
     class Interrupted(Store):
-        def add(self, row, mem):
+        def add(self, row, mem, path=None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

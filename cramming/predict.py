@@ -1,0 +1,282 @@
+"""What a cram will come to, told from one forward pass over the plain text, with an interval that keeps its word."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from cramming.decode import nats_and_gaps
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.recipes import Recipe
+from cramming.tables import exact_curve
+from cramming.texts import Passage
+
+ESTIMATES = Path(__file__).resolve().parent.parent / "data" / "estimates"
+
+WINDOW = 64  # tokens that are read, from the first on
+FIRST = 24  # tokens whose steps are told
+OPENING = 8  # the first tokens have little before them, and a feature of their own
+LEVEL = 0.9
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, math.inf)  # a passage; infinite: the mean alone
+FEATURES = {
+    "surprisal": "mean surprisal of the true tokens, nats",
+    "entropy": "mean entropy of what the model expects, nats",
+    "rank": "mean of the log of the true token's rank",
+    "highest": "highest surprisal, nats",
+    "opening": f"mean surprisal up to token {OPENING}, nats",
+}
+TARGETS = {"horizon": "exact horizon, tokens", "steps": "steps to the first tokens"}
+
+
+@torch.no_grad()
+def features(lm: FrozenLM, passages: Sequence[Passage], window: int = WINDOW) -> pd.DataFrame:
+    """What one forward pass without mem says of the first tokens of each passage; token 0 is left out.
+
+    Args:
+        lm: The frozen model.
+        passages: Each of at least `window` tokens.
+        window: How many of its tokens are read.
+
+    Returns:
+        One row a passage: source, passage, and the columns of `FEATURES`.
+
+    Raises:
+        CrammingError: If window is below 2, or a passage is shorter.
+    """
+    if window < 2:
+        raise CrammingError(f"window is {window}: token 0 is not scored, so read 2 tokens or more")
+    rows = []
+    for passage in passages:
+        if len(passage) < window:
+            raise CrammingError(
+                f"{passage.id} has {len(passage)} tokens, and the estimate reads the first {window}: give a longer one"
+            )
+        tokens = torch.tensor([passage.token_ids[:window]], device=lm.device)
+        logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+        nats = nats_and_gaps(logits, tokens[:, 1:])[0][0]
+        logs = logits[0].log_softmax(1)
+        ranks = 1 + (logs > logs.gather(1, tokens[0, 1:, None])).sum(1)
+        values = (
+            nats.mean(),
+            -(logs.exp() * logs).sum(1).mean(),
+            ranks.float().log().mean(),
+            nats.max(),
+            nats[:OPENING].mean(),
+        )
+        rows.append((passage.source, passage.id, *map(float, values)))
+    return pd.DataFrame(rows, columns=["source", "passage", *FEATURES])
+
+
+def of_one_recipe(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the recipe that most of the results have, whatever version wrote it down, and all others."""
+    hows = results["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json())
+    usual = hows == hows.mode()[0]
+    return results[usual], results[~usual]
+
+
+def samples(lm: FrozenLM, results: pd.DataFrame, *, window: int = WINDOW, first: int = FIRST) -> pd.DataFrame:
+    """What is to be predicted, and what from: passages whose horizon is known.
+
+    Args:
+        lm: The frozen model.
+        results: Rows of kind horizon, all of one recipe, one a passage.
+        window: Tokens of each passage that are read; see `features`.
+        first: The steps are those until so many tokens were exact.
+
+    Returns:
+        One row a passage: source, passage, the columns of `FEATURES`, horizon (tokens) and steps (nan where the first
+        tokens were never all exact).
+
+    Raises:
+        CrammingError: If the rows are of several recipes, or as `features` does.
+    """
+    if len(of_one_recipe(results)[1]):
+        raise CrammingError("the results are of several recipes, and an estimate holds for one: see of_one_recipe")
+    offered = [
+        Passage(row.passage, row.source, tuple(map(int, row.token_ids)), "", row.passage_digest)
+        for row in results.itertuples()
+    ]
+    steps = []
+    for at in range(len(results)):
+        spent, exact = exact_curve(results.iloc[[at]], "steps")
+        steps.append(float(spent[exact >= first].min()) if (exact >= first).any() else math.nan)
+    return features(lm, offered, window).assign(horizon=results["length"].to_numpy(), steps=steps)
+
+
+def forecast(
+    known: pd.DataFrame, new: pd.DataFrame, target: str, columns: Sequence[str] = tuple(FEATURES), level: float = LEVEL
+) -> pd.DataFrame:
+    """Predict a target, with the interval of the jackknife+ (arXiv 1905.02928).
+
+    The logarithm of the target is fitted by ridge regression on standardised features; the penalty is the one whose
+    leave-one-out error over the known passages is least. One fit more is made without each known passage. What each of
+    these says of a new passage, moved by its own error on the passage it left out, gives the interval: if the new
+    passage is exchangeable with the known ones, it covers the truth with a chance of at least 2 * level - 1, and as a
+    rule of about `level`.
+
+    Args:
+        known: From `samples`; rows without the target, or with a target of 0, are left out.
+        new: Frame with the feature columns, one row a passage.
+        target: One of `TARGETS`.
+        columns: Features to use.
+        level: Nominal coverage.
+
+    Returns:
+        One row a new passage, with its index: predicted, low, high, in the unit of the target; low is 0 and high
+        infinite where so few passages are known that no finite interval has that level.
+
+    Raises:
+        CrammingError: If no passage is known.
+    """
+    known = known[known[target] > 0]
+    if known.empty:
+        raise CrammingError(f"no passage has {target} above 0: a forecast needs some to go by")
+    x, y = known[list(columns)].to_numpy(float), np.log(known[target].to_numpy(float))
+    at, n = new[list(columns)].to_numpy(float), len(known)
+    low, high = np.full(len(at), -np.inf), np.full(len(at), np.inf)
+    place = math.ceil(round(level * (n + 1), 9))
+    if place <= n:
+        lows, highs = [], []
+        for left in range(n):
+            rest = np.arange(n) != left
+            model = _Ridge(x[rest], y[rest])
+            error = abs(y[left] - model(x[[left]]))
+            lows.append(model(at) - error)
+            highs.append(model(at) + error)
+        low, high = np.sort(lows, axis=0)[n - place], np.sort(highs, axis=0)[place - 1]
+    return pd.DataFrame(
+        {"predicted": np.exp(_Ridge(x, y)(at)), "low": np.exp(low), "high": np.exp(high)}, index=new.index
+    )
+
+
+def left_out(
+    known: pd.DataFrame,
+    target: str,
+    columns: Sequence[str] = tuple(FEATURES),
+    *,
+    by: str = "passage",
+    within: bool = False,
+    level: float = LEVEL,
+) -> pd.DataFrame:
+    """Forecast every passage from the others: fit, penalty and interval are all made without it.
+
+    Args:
+        known: From `samples`.
+        target: One of `TARGETS`.
+        columns: Features to use; none at all forecasts the mean.
+        by: passage: all others are known. source: only those of other sources are.
+        within: Whether only passages of the same source are known; one alone in its source is left out.
+        level: Nominal coverage.
+
+    Returns:
+        One row a passage that has the target: source, passage, truth, predicted, low, high, inside (whether the truth
+        is in the interval).
+    """
+    known = known[known[target] > 0]
+    if within:
+        known = known[known.groupby("source")["source"].transform("size") > 1]
+    parts = []
+    for name, some in known.groupby(by, sort=False):
+        others = known[known[by] != name]
+        if within:
+            others = others[others["source"] == some["source"].iloc[0]]
+        parts.append(forecast(others, some, target, columns, level))
+    frame = known[["source", "passage"]].assign(truth=known[target].astype(float)).join(pd.concat(parts))
+    return frame.assign(inside=frame["truth"].between(frame["low"], frame["high"]))
+
+
+class _Ridge:
+    """Ridge regression on standardised features, its penalty chosen by leave-one-out error on what it is given."""
+
+    def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        self.centre, self.scale, self.mean = x.mean(0), x.std(0), float(y.mean())
+        self.scale[self.scale < 1e-12] = 1.0
+        left, size, right = np.linalg.svd((x - self.centre) / self.scale, full_matrices=False)
+        along, least = left.T @ (y - self.mean), math.inf
+        self.slopes = np.zeros(x.shape[1])
+        for penalty in PENALTIES:
+            # The error on a passage left out follows from the fit with it; the mean is fitted anew too.
+            kept = size**2 / (size**2 + penalty * len(y))
+            leverage = 1 / len(y) + (left**2) @ kept
+            errors = (y - self.mean - left @ (kept * along)) / np.maximum(1 - leverage, 1e-9)
+            if (press := float((errors**2).sum())) < least:
+                least = press
+                self.slopes = right.T @ (kept / np.maximum(size, 1e-12) * along)
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.mean + (x - self.centre) / self.scale @ self.slopes
+
+
+def write(lm: FrozenLM, results: pd.DataFrame, folder: Path = ESTIMATES, **options: int) -> Path:
+    """Store what `estimate` needs of a model: the passages known, with their features, as JSON that people can read.
+
+    Args:
+        lm: The frozen model.
+        results: As for `samples`.
+        folder: Where the file goes, named after the model.
+        options: window and first, as for `samples`.
+    """
+    rows = samples(lm, results, **options)
+    rows[list(FEATURES)] = rows[list(FEATURES)].round(4)
+    about: dict[str, Any] = {
+        "model": lm.name,
+        "model_digest": lm.digest,
+        "recipe": Recipe.model_validate_json(results["recipe_json"].iloc[0]).model_dump(mode="json"),
+        "window": options.get("window", WINDOW),
+        "first": options.get("first", FIRST),
+    }
+    lines = ",\n".join(
+        f"  {json.dumps(row)}" for row in rows.astype(object).where(rows.notna(), None).to_dict("records")
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{lm.name}.json"
+    path.write_text(json.dumps(about, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    return path
+
+
+def read(model: str, folder: Path = ESTIMATES) -> dict[str, Any]:
+    """What `write` stored of a model, the rows as a frame.
+
+    Raises:
+        CrammingError: If nothing is stored of it.
+    """
+    path = folder / f"{model}.json"
+    if not path.is_file():
+        have = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "no model yet"
+        raise CrammingError(f"no crams of model {model!r} are stored to estimate from: there are some of {have}")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored | {"rows": pd.DataFrame(stored["rows"]), "recipe": Recipe.model_validate(stored["recipe"])}
+
+
+def estimate(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: float = LEVEL) -> pd.DataFrame:
+    """Forecast both targets of a passage from what is stored of a model.
+
+    Args:
+        lm: The frozen model.
+        passage: At least as many tokens as the estimate reads.
+        stored: From `read`.
+        level: Nominal coverage of the intervals.
+
+    Returns:
+        Index target (`TARGETS`); columns predicted, low, high.
+
+    Raises:
+        CrammingError: If the model's weights are others than those of the crams, or the passage is too short.
+    """
+    if lm.digest != stored["model_digest"]:
+        raise CrammingError(
+            f"the crams to estimate from were made with {stored['model']} {stored['model_digest']}, the model here is "
+            f"{lm.digest}: fetch the same weights"
+        )
+    new = features(lm, [passage], stored["window"])
+    parts = [forecast(stored["rows"], new, target, level=level) for target in TARGETS]
+    return pd.concat(parts).set_axis(pd.Index(TARGETS, name="target"))
