@@ -6,6 +6,8 @@ Nothing here is shared with the engine: logits come from the whole model, so tha
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -152,9 +154,7 @@ def greedy(
     """
     way, mem = MEMORIES[memory], mem[None].to(lm.device)
     ahead = torch.zeros(1, n_tokens if way.one_pass else 1, dtype=torch.long, device=lm.device)
-    feed = way.feed(
-        lm, mem, ahead
-    )  # the tokens do not matter: one that predicts nothing is not fed, proto-tokens none
+    feed = way.feed(lm, mem, ahead)  # of these tokens none is fed: they say how many positions are wanted
     if way.one_pass:
         best = lm.model(**feed.inputs()).logits[0, -n_tokens:].float().topk(2)
         return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
@@ -173,6 +173,18 @@ def greedy(
             feed = replace(feed, embeds=torch.cat([feed.embeds, following], dim=1))
             inputs = feed.inputs()
     return torch.stack(tokens), torch.stack(gaps)
+
+
+def reading_seconds(
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, memory: MemoryName = "vectors", repeats: int = 3
+) -> float:
+    """Processor seconds that decoding takes, see `greedy`: the median of a few times."""
+    taken = []
+    for _ in range(repeats):
+        began = time.process_time()
+        greedy(lm, mem, n_tokens, memory=memory)
+        taken.append(time.process_time() - began)
+    return statistics.median(taken)
 
 
 def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -732,6 +732,35 @@ def several_curves(runs: pd.DataFrame) -> Figure:
 
 
 @_styled
+def memories(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Exact tokens against floats, one mark a kind of memory: means with their intervals, and every passage.
+
+    Args:
+        frame: `cramming.tables.memories`.
+        runs: The runs it sums up.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.4))
+    styles = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[2], "^", ":"))
+    for i, (memory, (colour, marker, line)) in enumerate(zip(tables.MEMORIES, styles, strict=True)):
+        some, each = frame[frame["memory"] == memory], runs[runs["memory"] == memory]
+        if some.empty:
+            continue
+        beside = 1.05 ** (i - 1)  # so that equal floats do not hide each other
+        axis.plot(each["floats"] * beside, each["length"], marker, color=colour, markersize=3, alpha=0.5)
+        interval = [some["mean"] - some["low"], some["high"] - some["mean"]]
+        axis.errorbar(some["floats"] * beside, some["mean"], yerr=interval, color=colour, marker=marker,
+                      linestyle=line, markersize=8, markeredgecolor="black", markeredgewidth=0.5, capsize=3,
+                      label=tables.MEMORIES[memory][0])  # fmt: skip
+    ticks = sorted(set(frame["floats"]))
+    axis.set(xscale="log", xlabel="floats trained for a passage (log scale)", ylabel="exact horizon, tokens")
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(0, None)
+    axis.legend(loc="upper left")
+    return figure
+
+
+@_styled
 def similarity(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) -> Figure:
     """Cosine between vectors of one text and of two: all pairs, and the means text by text.
 

@@ -1164,6 +1164,123 @@ def several_ends_table(frame: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis("vectors")
 
 
+# What a passage is crammed into, as a page calls it, and the parts of it.
+MEMORIES = {
+    "vectors": ("mem vectors", "vector"),
+    "prefix": ("keys and values", "layer"),
+    "proto": ("proto-tokens", "vector"),
+}
+
+
+def memories(runs: pd.DataFrame) -> pd.DataFrame:
+    """What several memories hold, their floats and their cost, and each against mem vectors of as many floats.
+
+    Args:
+        runs: Rows of kind horizon, from `cramming.memories.sized`.
+
+    Returns:
+        One row a memory and number of its parts, by floats: floats, memory, parts, n, mean, sd, low, high (exact
+        horizon, tokens, with its 95 % bootstrap interval), tokens_each (per 1,000 floats), late (tokens won in the
+        last quarter of the token passes, mean), token_passes, steps and cpu_seconds (means), more, more_low, more_high
+        (horizon less that of as many floats in mem vectors on the same passages, mean with its interval; nan if there
+        are none such).
+
+    Raises:
+        CrammingError: If there is no run of kind horizon.
+    """
+    runs = _some(runs, "horizon")
+    late = []
+    for i in range(len(runs)):
+        passes, exact = exact_curve(runs.iloc[[i]])
+        late.append(exact[-1] - stair(passes, exact, 0.75 * passes[-1]))
+    runs = runs.assign(late=late, place=runs["memory"].map(list(MEMORIES).index))
+    plain = runs[runs["memory"] == "vectors"].set_index(["floats", "passage"])["length"]
+    rows = []
+    for (floats, _, parts), some in runs.groupby(["floats", "place", "n_vectors"]):
+        memory = some["memory"].iloc[0]
+        more = (some.set_index(["floats", "passage"])["length"] - plain).dropna()
+        known = memory != "vectors" and len(more) > 0
+        low, high = metrics.bootstrap_ci(more) if known else (np.nan, np.nan)
+        rows.append(
+            {
+                "floats": floats,
+                "memory": memory,
+                "parts": parts,
+                **metrics.horizon_summary(some["length"]),
+                "tokens_each": 1000 * some["length"].mean() / floats,
+                **some[["late", "token_passes", "steps", "cpu_seconds"]].mean(),
+                "more": more.mean() if known else np.nan,
+                "more_low": low,
+                "more_high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def memory_in_words(memory: str, parts: int) -> str:
+    """Such as ``keys and values, 3 layers``."""
+    name, part = MEMORIES[memory]
+    return f"{name}, {parts} {part}{'s' if parts > 1 else ''}"
+
+
+def memories_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`memories` as a page shows it: one row a memory and number of floats."""
+    rows = {
+        (f"{row.floats:,}", memory_in_words(row.memory, row.parts)): {
+            "passages": row.n,
+            "exact horizon, tokens": f"{row.mean:.1f} ({row.low:.1f} to {row.high:.1f})",
+            "against as many vectors": _interval(row.more, row.more_low, row.more_high),
+            "tokens per 1,000 floats": f"{row.tokens_each:.1f}",
+            "won in the last quarter": f"{row.late:.1f}",
+            "steps": f"{row.steps:,.0f}",
+        }
+        for row in frame.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["floats", "memory"])
+
+
+def memories_seconds(frame: pd.DataFrame, read: pd.DataFrame) -> pd.DataFrame:
+    """Processor seconds to make a memory and to read it back, one row a memory and number of floats.
+
+    Args:
+        frame: From `memories`.
+        read: Columns memory, n_vectors, tokens (read back), seconds; one row a reading.
+    """
+    rows = {}
+    for row in frame.itertuples():
+        some = read[(read["memory"] == row.memory) & (read["n_vectors"] == row.parts)]
+        each = (some["seconds"] / some["tokens"]).median()
+        rows[(f"{row.floats:,}", memory_in_words(row.memory, row.parts))] = {
+            "seconds to make": f"{row.cpu_seconds:,.0f}",
+            "tokens read": _range(some["tokens"]) if len(some) else "",
+            "milliseconds to read a token": f"{1000 * each:,.1f}" if each == each else "",
+            "seconds to read the mean horizon": f"{each * row.mean:,.2f}" if each == each else "",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["floats", "memory"])
+
+
+def memories_tuning(runs: pd.DataFrame) -> pd.DataFrame:
+    """The recipes that were tried for each memory, the best first: one row a memory and change.
+
+    Args:
+        runs: From `cramming.memories.sized`.
+    """
+    base, rows = RECIPES["horizon"].model_dump(exclude={"name", "memory", "max_token_passes"}), []
+    for (memory, parts, text), some in _some(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
+        how = Recipe.model_validate_json(str(text)).model_dump()
+        loss = np.mean([losses[-1] for losses in some["trace_loss"]])
+        rows.append((memory_in_words(memory, parts), _changes(base, how), len(some), some["length"].mean(), loss))
+    names = ["memory", "recipe", "passages", "horizon", "loss"]
+    tried = pd.DataFrame(rows, columns=names).sort_values(["memory", "horizon", "loss"], ascending=[True, False, True])
+    return pd.DataFrame(
+        {
+            "passages": tried["passages"],
+            "exact horizon, tokens": tried["horizon"].map("{:.1f}".format),
+            "loss at the end, nats": tried["loss"].map("{:.1f}".format),
+        }
+    ).set_index(pd.MultiIndex.from_frame(tried[["memory", "recipe"]]))
+
+
 def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
     """Cosine between vectors of one text and of two, and what random directions of that width would have.
 
