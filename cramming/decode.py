@@ -6,14 +6,18 @@ Nothing here is shared with the engine: logits come from the whole model, so tha
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cramming.errors import CrammingError
+from cramming.memories import MEMORIES
 from cramming.models import FrozenLM
+from cramming.recipes import MemoryName
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,36 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given: int = 0) -> Certificate:
-    """Decode a passage from its vectors and compare the ways of doing so.
+def certify(
+    lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given: int = 0, memory: MemoryName = "vectors"
+) -> Certificate:
+    """Decode a passage from its vectors, or another memory, and compare the ways of doing so.
 
     Args:
         lm: The frozen model.
-        mem: Shape (k, d).
+        mem: Shape (k, d), or what the memory asks for.
         token_ids: The passage.
         given: Tokens at its start that are handed to the model after mem and are no part of the certificate. The
-            paper's protocol neither trains nor scores token 0: there, 1.
+            paper's protocol neither trains nor scores token 0: there, 1. For vectors only.
+        memory: What mem is, see `cramming.memories`.
 
     Raises:
-        CrammingError: If mem is not of shape (k, d), holds a number that is not finite, or the passage is empty.
+        CrammingError: If mem is not of that shape, holds a number that is not finite, or the passage is empty.
     """
-    _check(lm, mem, token_ids[given:])
+    _check(lm, mem, token_ids[given:], memory)
     truth = torch.tensor(token_ids, device=lm.device)
-    mem = torch.cat([mem.to(lm.device), lm.model.get_input_embeddings()(truth[:given]).float()])
+    mem = mem.to(lm.device)
+    if given:
+        mem = torch.cat([mem, lm.model.get_input_embeddings()(truth[:given]).float()])
     truth = truth[given:]
-    nats, alone = teacher_forced(lm, mem[None], truth[None])
+    nats, alone = teacher_forced(lm, mem[None], truth[None], memory)
     # The same passage beside another one and with padding after it: other matrix shapes, other rounding.
     company = torch.stack([truth, truth.flip(0)])
     padded = torch.nn.functional.pad(company, (0, 8), value=int(truth[-1]))
     if lm.context_length is not None:
         padded = padded[:, : max(len(truth), lm.context_length - len(mem))]
-    _, batched = teacher_forced(lm, mem[None].expand(2, -1, -1), padded)
-    free, top_gaps = greedy(lm, mem, len(truth))
+    _, batched = teacher_forced(lm, mem[None].expand(2, -1, -1), padded, memory)
+    free, top_gaps = greedy(lm, mem, len(truth), memory=memory)
     wrong = free != truth
     greedy_correct = int(wrong.nonzero()[0]) if wrong.any() else len(truth)
     # Past its first error free decoding is about another text: its gaps say nothing of this one.
@@ -86,19 +95,22 @@ def certify(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given:
 
 
 @torch.no_grad()
-def teacher_forced(lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_forced(
+    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, memory: MemoryName = "vectors"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats and gap in logits of each token given mem and the true tokens before it.
 
     Args:
         lm: The frozen model.
-        mem: Shape (B, k, d).
+        mem: Shape (B, k, d), or what the memory asks for.
         tokens: Shape (B, L).
+        memory: What mem is, see `cramming.memories`. Proto-tokens are given no true tokens.
 
     Returns:
         nats and gaps, both (B, L). A gap is the true token's logit minus the best other one.
     """
-    embeds = torch.cat([mem.to(lm.device, lm.dtype), lm.model.get_input_embeddings()(tokens)[:, :-1]], dim=1)
-    logits = lm.model(inputs_embeds=embeds, use_cache=False).logits[:, mem.shape[1] - 1 :].float()
+    feed = MEMORIES[memory].feed(lm, mem.to(lm.device), tokens)
+    logits = lm.model(**feed.inputs()).logits[:, -tokens.shape[1] :].float()
     return nats_and_gaps(logits, tokens)
 
 
@@ -123,40 +135,60 @@ def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.
 
 @torch.no_grad()
 def greedy(
-    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True, memory: MemoryName = "vectors"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode freely from the mem vectors alone: the argmax of each step is fed to the next.
 
+    A memory that is read in one pass gives all tokens at once, and nothing is fed back.
+
     Args:
         lm: The frozen model.
-        mem: Shape (k, d).
+        mem: Shape (k, d), or what the memory asks for.
         n_tokens: Tokens to decode.
         cached: Whether to feed one token at a time and keep keys and values (or the recurrent state), as a user would,
             or to run the whole sequence anew for every token.
+        memory: What mem is, see `cramming.memories`.
 
     Returns:
         The tokens, and by how many logits each won over the next best; both (n_tokens,).
     """
+    way, mem = MEMORIES[memory], mem[None].to(lm.device)
+    ahead = torch.zeros(1, n_tokens if way.one_pass else 1, dtype=torch.long, device=lm.device)
+    feed = way.feed(lm, mem, ahead)  # of these tokens none is fed: they say how many positions are wanted
+    if way.one_pass:
+        best = lm.model(**feed.inputs()).logits[0, -n_tokens:].float().topk(2)
+        return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
     embed = lm.model.get_input_embeddings()
-    history = mem[None].to(lm.device, lm.dtype)
-    inputs, tokens, gaps = history, [], []
-    state: dict[str, object] = {}
+    inputs, tokens, gaps = feed.inputs(use_cache=cached), [], []
     for _ in range(n_tokens):
-        out = lm.model(inputs_embeds=inputs, use_cache=cached, **state)
+        out = lm.model(**inputs)
         best = out.logits[0, -1].float().topk(2)
         tokens.append(best.indices[0])
         gaps.append(best.values[0] - best.values[1])
-        inputs = embed(best.indices[:1])[None]
+        following = embed(best.indices[:1])[None]
         if cached:
-            state = carried(out)
+            inputs = {"inputs_embeds": following, "use_cache": True, **carried(out)}
         else:
-            inputs = history = torch.cat([history, inputs], dim=1)
+            feed = replace(feed, embeds=torch.cat([feed.embeds, following], dim=1))
+            inputs = feed.inputs()
     return torch.stack(tokens), torch.stack(gaps)
 
 
 def carried(out: Mapping[str, object]) -> dict[str, object]:
     """What a model hands on from one step to the next: keys and values, or its recurrent state."""
     return {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+
+
+def reading_seconds(
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, memory: MemoryName = "vectors", repeats: int = 3
+) -> float:
+    """Processor seconds that decoding takes, see `greedy`: the median of a few times."""
+    taken = []
+    for _ in range(repeats):
+        began = time.process_time()
+        greedy(lm, mem, n_tokens, memory=memory)
+        taken.append(time.process_time() - began)
+    return statistics.median(taken)
 
 
 def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,9 +198,10 @@ def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Ten
     return (logits.logsumexp(2) - true[..., 0]), (true[..., 0] - others)
 
 
-def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> None:
-    if mem.ndim != 2 or mem.shape[1] != lm.width:
-        raise CrammingError(f"mem has shape {tuple(mem.shape)}: expected (k, {lm.width}) for {lm.name}")
+def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], memory: MemoryName) -> None:
+    _, width = MEMORIES[memory].shape(lm, 1)
+    if mem.ndim != 2 or mem.shape[1] != width:
+        raise CrammingError(f"mem has shape {tuple(mem.shape)}: expected (k, {width}) for {lm.name}")
     if not torch.isfinite(mem).all():
         raise CrammingError("mem holds numbers that are not finite: the vector is damaged, cram the passage again")
     if len(token_ids) == 0:

@@ -18,9 +18,10 @@ import torch
 from tqdm import tqdm
 
 from cramming.errors import CrammingError
+from cramming.memories import MEMORIES, Feed
 from cramming.models import FrozenLM, linear
 from cramming.precision import quantise
-from cramming.recipes import Recipe
+from cramming.recipes import MemoryName, Recipe
 from cramming.texts import Passage
 
 PACKED_POSITIONS = 128  # about how long a sequence of short rows gets: attention costs grow with its square
@@ -51,7 +52,7 @@ class Cram:
 
     Attributes:
         passage: The passage as given; with growth, only its first `length` tokens were crammed.
-        mem: The kept vectors, float32, shape (n_vectors, d).
+        mem: The kept vectors, float32, shape (n_vectors, d), or what else is trained: see `memory`.
         length: Tokens of the passage that count: all of them, or with growth the longest prefix found right.
         correct: Whether each token is the argmax given mem and the true tokens before, shape (length,). Measured
             before the step that made `mem` if the recipe keeps the vector after it. An unscored token 0 is False.
@@ -65,6 +66,7 @@ class Cram:
         path: If it was asked for, the vectors kept on the way, float32, shape (n, n_vectors, d): entry i is the first
             that had i + 1 tokens right, with growth the first i + 1. One that won several tokens at once is there as
             often.
+        memory: What mem is, see `cramming.memories`.
     """
 
     passage: Passage
@@ -79,6 +81,7 @@ class Cram:
     cpu_seconds: float
     trace: list[Step] = field(repr=False)
     path: torch.Tensor | None = field(default=None, repr=False)
+    memory: MemoryName = "vectors"
 
     @property
     def solved(self) -> bool:
@@ -106,7 +109,7 @@ def cram(
         lm: The frozen model.
         passages: What to cram; lengths may differ. A retired passage frees its place for the next one.
         recipe: How; see `cramming.recipes`.
-        n_vectors: k, mem vectors a passage.
+        n_vectors: k, mem vectors a passage, or parts of what else the recipe trains: see `cramming.memories`.
         seed: Of the noise that mem starts from. The noise depends on the seed and the passage alone.
         start: Vectors to start from instead of noise, one (k, d) tensor a passage.
         batch: Most passages at once.
@@ -225,8 +228,8 @@ class _Run:
 
     @property
     def fed(self) -> int:
-        """Positions the next step feeds to the model: the mem vectors and all tokens but the last."""
-        return self.param.shape[0] + self.length - 1
+        """Positions the next step feeds to the model, such as the mem vectors and all tokens but the last."""
+        return MEMORIES[self.recipe.memory].positions(len(self.param), self.length)
 
     def to_mem(self, param: torch.Tensor) -> torch.Tensor:
         """The vectors the model sees, shape (k, d).
@@ -341,6 +344,7 @@ class _Run:
             cpu_seconds=self.cpu_seconds,
             trace=self.trace,
             path=None if self.path is None else self.path.float().cpu(),
+            memory=self.recipe.memory,
         )
 
 
@@ -356,7 +360,7 @@ def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
         weights[row, run.first : run.length] = run.weight[run.first : run.length]
     weights /= weights.sum(1, keepdim=True)
     mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
-    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack)
+    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=active[0].recipe.memory)
     (gradient,) = torch.autograd.grad(loss, mem)
     for row, run in enumerate(active):
         run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
@@ -367,7 +371,13 @@ def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
 
 
 def score(
-    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor, *, pack: bool = False
+    lm: FrozenLM,
+    mem: torch.Tensor,
+    tokens: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    pack: bool = False,
+    memory: MemoryName = "vectors",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Teacher-forced loss of each token given mem and the true tokens before it.
 
@@ -376,24 +386,26 @@ def score(
 
     Args:
         lm: The frozen model.
-        mem: Shape (B, k, d).
+        mem: Shape (B, k, d), or what the memory asks for.
         tokens: Shape (B, L).
         weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on.
         pack: Whether to lay rows of unequal length end to end instead of padding them; see `packs`.
+        memory: What mem is, see `cramming.memories`.
 
     Returns:
         loss: Weighted sum of the cross-entropies, a scalar with a gradient to `mem`.
         nats: Cross-entropy of each token, shape (B, L); NaN where the weight is 0.
         gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
     """
-    embeds = torch.cat([mem.to(lm.dtype), lm.model.get_input_embeddings()(tokens[:, :-1])], dim=1)
+    feed = MEMORIES[memory].feed(lm, mem, tokens)
     scored = weights > 0
-    k, places = mem.shape[1], torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    fed = k - 1 + (scored * places).amax(1)
-    if pack and int(fed.min()) < embeds.shape[1]:
-        hidden = _Packing(fed.tolist()).run(lm, embeds)[:, k - 1 :]
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    ahead = feed.embeds.shape[1] - tokens.shape[1]  # positions before the one that predicts token 0
+    fed = ahead + (scored * places).amax(1)
+    if pack and int(fed.min()) < feed.embeds.shape[1]:
+        hidden = _Packing(fed.tolist()).run(lm, feed)[:, ahead:]
     else:
-        hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, k - 1 :]
+        hidden = lm.model.base_model(**feed.inputs()).last_hidden_state[:, ahead:]
     head = lm.model.get_output_embeddings()
     loss, some_nats, some_gaps = _FusedHead.apply(
         hidden[scored], head.weight, head.bias, tokens[scored], weights[scored]
@@ -424,8 +436,9 @@ class _Packing:
             filled[sequence] += fed[row]
         self.size = max(filled)
 
-    def run(self, lm: FrozenLM, embeds: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of the rows, (B, T, h), from their embeddings, (B, T, d). Past a row's end: noise."""
+    def run(self, lm: FrozenLM, feed: Feed) -> torch.Tensor:
+        """Last hidden states of the rows, (B, T, h), from what they are fed. Past a row's end: noise."""
+        embeds, ahead = feed.embeds, int(bool(feed.past))
         shape = self.sequences, self.size
         owner = torch.full(shape, -1)
         source, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
@@ -433,17 +446,21 @@ class _Packing:
         for row, ((sequence, offset), n) in enumerate(zip(self.slots, self.fed, strict=True)):
             here = slice(offset, offset + n)
             owner[sequence, here] = row
-            position[sequence, here] = torch.arange(n)
+            position[sequence, here] = torch.arange(ahead, ahead + n)
             source[sequence, here] = row * embeds.shape[1] + torch.arange(n)
             target[row, :n] = sequence * self.size + offset + torch.arange(n)
         sees = (owner[:, :, None] == owner[:, None, :]) & torch.ones(self.size, self.size, dtype=torch.bool).tril()
+        if ahead:  # in front of every sequence stand the prefixes of all rows, and each row sees its own
+            sees = torch.cat([owner[:, :, None] == torch.arange(len(self.fed)), sees], dim=2)
+        past = tuple(
+            tuple(part.transpose(0, 2).expand(self.sequences, -1, -1, -1) for part in pair) for pair in feed.past
+        )
         mask = torch.zeros(sees.shape, dtype=embeds.dtype).masked_fill(~sees, torch.finfo(embeds.dtype).min)
         packed = embeds.flatten(0, 1)[source.to(embeds.device)]
         hidden = lm.model.base_model(
-            inputs_embeds=packed,
+            **Feed(packed, past).inputs(),
             attention_mask=mask[:, None].to(embeds.device),
             position_ids=position.to(embeds.device),
-            use_cache=False,
         ).last_hidden_state
         return hidden.flatten(0, 1)[target.to(embeds.device)]
 
@@ -485,10 +502,11 @@ class _FusedHead(torch.autograd.Function):
 
 
 def first_mem(lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int) -> torch.Tensor:
-    """The noise that a cram starts from, shape (k, d), before a sphere takes its direction."""
+    """The noise that a cram starts from, shape (k, d) for vectors, before a sphere takes its direction."""
     table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
     std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
-    return torch.randn(k, lm.width, generator=_generator(passage, seed)) * std
+    shape = MEMORIES[recipe.memory].shape(lm, k)
+    return torch.randn(shape, generator=_generator(passage, seed)) * std
 
 
 def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
@@ -536,9 +554,13 @@ def _check(
         raise CrammingError(f"batch is {batch}: give at least 1 passage at once")
     if start is not None and len(start) != len(passages):
         raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
+    memory = MEMORIES[recipe.memory]
+    shape = memory.shape(lm, n_vectors)
     for tensor in start or []:
-        if tensor.shape != (n_vectors, lm.width):
-            raise CrammingError(f"start has a tensor of shape {tuple(tensor.shape)}: expected {(n_vectors, lm.width)}")
+        if tensor.shape != shape:
+            raise CrammingError(f"start has a tensor of shape {tuple(tensor.shape)}: expected {shape}")
+    if recipe.memory != "vectors" and not recipe.score_first:
+        raise CrammingError(f"memory {recipe.memory!r} makes the model say token 0 as well: set score_first")
     if recipe.budget == "none":
         raise CrammingError(f"recipe {recipe.name!r} has no budget: set max_steps, max_token_passes or patience")
     longest = max(len(p) for p in passages)
@@ -546,7 +568,7 @@ def _check(
     if min(len(p) for p in passages) < least:
         raise CrammingError(f"recipe {recipe.name!r} needs passages of at least {least} tokens, one has fewer")
     limit = lm.context_length
-    if limit is not None and n_vectors + longest > limit:
+    if limit is not None and memory.positions(n_vectors, longest) + 1 > limit:
         raise CrammingError(
             f"{n_vectors} mem vectors and {longest} tokens exceed the {limit} positions of {lm.name}: "
             "shorten the passage"
@@ -568,7 +590,7 @@ def packs(lm: FrozenLM) -> bool:
         embeds = lm.model.get_input_embeddings()(ids)
         alone = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         try:
-            packed = _Packing([3, 2]).run(lm, embeds)
+            packed = _Packing([3, 2]).run(lm, Feed(embeds))
         except (TypeError, ValueError, RuntimeError, IndexError):
             return False
         return all(

@@ -55,7 +55,7 @@ def horizon(
         lm: The frozen model.
         passages: Prefixes grow up to the length of each; make them longer than any horizon you expect.
         recipe: A recipe with growth.
-        n_vectors: k, mem vectors a passage.
+        n_vectors: k, mem vectors a passage, see `cramming.engine.cram`.
         seed: Of the noise that mem starts from.
         start: Vectors to start from instead, one (k, d) tensor a passage.
         batch: Most passages at once.
@@ -99,7 +99,7 @@ def certified(lm: FrozenLM, run: Cram) -> Horizon:
     """Shorten a run's claim until decoding bears it out."""
     length, certificate = run.length, None
     while length > 0:
-        certificate = certify(lm, run.mem, run.passage.token_ids[:length])
+        certificate = certify(lm, run.mem, run.passage.token_ids[:length], memory=run.memory)
         if certificate.exact:
             break
         # A prefix is decoded by other matrix shapes than the whole, so the shorter claim is checked again.

@@ -732,6 +732,35 @@ def several_curves(runs: pd.DataFrame) -> Figure:
 
 
 @_styled
+def memories(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Exact tokens against floats, one mark a kind of memory: means with their intervals, and every passage.
+
+    Args:
+        frame: `cramming.tables.memories`.
+        runs: The runs it sums up.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.4))
+    styles = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[2], "^", ":"))
+    for i, (memory, (colour, marker, line)) in enumerate(zip(tables.MEMORIES, styles, strict=True)):
+        some, each = frame[frame["memory"] == memory], runs[runs["memory"] == memory]
+        if some.empty:
+            continue
+        beside = 1.05 ** (i - 1)  # so that equal floats do not hide each other
+        axis.plot(each["floats"] * beside, each["length"], marker, color=colour, markersize=3, alpha=0.5)
+        interval = [some["mean"] - some["low"], some["high"] - some["mean"]]
+        axis.errorbar(some["floats"] * beside, some["mean"], yerr=interval, color=colour, marker=marker,
+                      linestyle=line, markersize=8, markeredgecolor="black", markeredgewidth=0.5, capsize=3,
+                      label=tables.MEMORIES[memory][0])  # fmt: skip
+    ticks = sorted(set(frame["floats"]))
+    axis.set(xscale="log", xlabel="floats trained for a passage (log scale)", ylabel="exact horizon, tokens")
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(0, None)
+    axis.legend(loc="upper left")
+    return figure
+
+
+@_styled
 def similarity(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) -> Figure:
     """Cosine between vectors of one text and of two: all pairs, and the means text by text.
 
@@ -920,53 +949,6 @@ def margins_and_changes(gaps: pd.DataFrame) -> Figure:
     for handle in right.legend(fontsize="small", loc="lower right").legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-# How ways of changing or rounding vectors look, in the order they come.
-_WAYS = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[3], "^", ":"), (COLOURS[2], "D", "-."))
-
-
-@_styled
-def survival(summary: pd.DataFrame) -> Figure:
-    """Share of a passage that is left after rounding, against bits a number, and after any change, against its angle.
-
-    Args:
-        summary: `cramming.tables.survival_summary` of rounding, noise and zeroing.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
-    frame = summary.reset_index()
-    names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
-    for what, (colour, marker, style) in zip(names, _WAYS, strict=False):
-        some = frame[frame["what"] == what]
-        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
-        panels = [(axes[1], some["degrees"])]
-        if some["stored_bits"].notna().any():
-            panels.append((axes[0], some["amount"]))
-        for axis, along in panels:
-            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
-            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
-    bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
-    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
-    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
-    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
-def forecasts(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """What was forecast for each passage from the others, with its interval, and what came: one panel a target.
-
-    Args:
-        frames: From `cramming.predict.left_out`, by what is forecast.
-    """
-    figure, axes = plt.subplots(1, len(frames), figsize=(4.9 * len(frames), 4.2), squeeze=False)
-    for axis, (label, frame) in zip(axes[0], frames.items(), strict=True):
-        low, high = (frame[end].where(np.isfinite(frame[end]) & (frame[end] > 0)) for end in ("low", "high"))
-        axis.vlines(frame["predicted"], low, high, color=COLOURS[3], linewidth=0.8, alpha=0.35)
-        ends = [f(f(frame[["predicted", "truth"]])) for f in (np.min, np.max)]
-        axis.plot(ends, ends, color="#777777", linestyle="--", linewidth=1, label="as forecast")
-        _marks_by_source(axis, frame, "predicted", "truth")
-        axis.set(xscale="log", yscale="log", xlabel=f"forecast: {label}", ylabel=f"truth: {label}")
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            side.set_minor_locator(NullLocator())
-    axes[0, 0].legend(fontsize="small", loc="upper left")
     return figure
 
 
@@ -1005,6 +987,41 @@ def margin_bought(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.DataFrame) 
     for axis in (left, right):
         axis.set(xscale="log", xlabel="margin, logits (log scale)")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure
+
+
+# How ways of changing or rounding vectors look, in the order they come.
+_WAYS = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[3], "^", ":"), (COLOURS[2], "D", "-."))
+
+
+@_styled
+def survival(summary: pd.DataFrame) -> Figure:
+    """Share of a passage that is left after rounding, against bits a number, and after any change, against its angle.
+
+    Args:
+        summary: `cramming.tables.survival_summary` of rounding, noise and zeroing.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    frame = summary.reset_index()
+    names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
+    for what, (colour, marker, style) in zip(names, _WAYS, strict=False):
+        some = frame[frame["what"] == what]
+        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
+        panels = [(axes[1], some["degrees"])]
+        if some["stored_bits"].notna().any():
+            panels.append((axes[0], some["amount"]))
+        for axis, along in panels:
+            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
+            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+    bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
+    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
+    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+@_styled
 def few_bits(frame: pd.DataFrame) -> Figure:
     """Passages that stay whole, and exact tokens, against bits a number, by when mem was rounded.
 
@@ -1031,6 +1048,10 @@ def few_bits(frame: pd.DataFrame) -> Figure:
     axes[0].set(ylim=(-3, 103))
     axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
+@_styled
 def file_sizes(files: pd.DataFrame) -> Figure:
     """Bytes of each file by coder, one mark a passage, with the mean of each coder as a stroke.
 
@@ -1056,6 +1077,33 @@ def file_sizes(files: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
     axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+    return figure
+
+
+@_styled
+def forecasts(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """What was forecast for each passage from the others, with its interval, and what came: one panel a target.
+
+    Args:
+        frames: From `cramming.predict.left_out`, by what is forecast.
+    """
+    figure, axes = plt.subplots(1, len(frames), figsize=(4.9 * len(frames), 4.2), squeeze=False)
+    for axis, (label, frame) in zip(axes[0], frames.items(), strict=True):
+        low, high = (frame[end].where(np.isfinite(frame[end]) & (frame[end] > 0)) for end in ("low", "high"))
+        axis.vlines(frame["predicted"], low, high, color=COLOURS[3], linewidth=0.8, alpha=0.35)
+        ends = [f(f(frame[["predicted", "truth"]])) for f in (np.min, np.max)]
+        axis.plot(ends, ends, color="#777777", linestyle="--", linewidth=1, label="as forecast")
+        _marks_by_source(axis, frame, "predicted", "truth")
+        axis.set(xscale="log", yscale="log", xlabel=f"forecast: {label}", ylabel=f"truth: {label}")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            side.set_minor_locator(NullLocator())
+    axes[0, 0].legend(fontsize="small", loc="upper left")
+    return figure
+
+
+@_styled
 def token_costs(tokens: pd.DataFrame) -> Figure:
     """Steps of every token against its surprisal, and the steps spent so far against the tokens got.
 
@@ -1110,4 +1158,73 @@ def trajectories(frame: pd.DataFrame, path: np.ndarray, walk: np.ndarray) -> Fig
                    markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
     right.set(xlabel="points of the way (tokens)", ylabel="first two components, % of the variance", ylim=(0, 104))
     right.legend(fontsize="small")
+    return figure
+
+
+@_styled
+def continued(frame: pd.DataFrame, width: int = 8) -> Figure:
+    """Bits a token of the true continuation against the place in it, by what stands in front, with and without text.
+
+    Args:
+        frame: From `cramming.steering.continued`.
+        width: Tokens averaged in one mark.
+    """
+    styles = {
+        "nothing": ("#777777", ":", ""),
+        "text": (COLOURS[1], "-", "o"),
+        "mem": (COLOURS[0], "-", "s"),
+        "mem, room": (COLOURS[0], "--", "D"),
+        "random": (COLOURS[2], "-.", "^"),
+        "other mem": (COLOURS[3], "-.", "v"),
+        "mem, text": (COLOURS[0], "-", "s"),
+        "random, text": (COLOURS[2], "-.", "^"),
+    }
+    panels = {
+        "Without the text": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
+        "With the text": ("nothing", "text", "mem, text", "random, text"),
+    }
+    middle = (frame["position"] - 1) // width * width + (width + 1) / 2
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for what in names:
+            some = frame[frame["what"] == what]
+            if some.empty:  # of a single passage there is no other
+                continue
+            colour, style, marker = styles[what]
+            means = some.groupby(["passage", middle.rename("middle")])["bits"].mean().groupby("middle")
+            axis.errorbar(means.mean().index, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
+                          color=colour, capsize=2, label=tables.FRONTS[what])  # fmt: skip
+        axis.set(xlabel="tokens into the continuation", title=title)
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axes[0].set(ylabel="bits a token", ylim=(0, None))
+    return figure
+
+
+@_styled
+def from_the_middle(frame: pd.DataFrame) -> Figure:
+    """Tokens right, and bits a token, against how many true tokens are seen, with mem and without.
+
+    Args:
+        frame: From `cramming.steering.from_the_middle`.
+    """
+    summary = tables.middle_summary(frame)
+    lefts = sorted(summary.index.unique("left"))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+    for axis, column, error, factor in ((axes[0], "right", "sem", 100), (axes[1], "bits", "bits_sem", 1)):
+        for what, colour, style, marker in (
+            ("mem", COLOURS[0], "-", "s"),
+            ("mem, room", COLOURS[1], "--", "o"),
+            ("nothing", COLOURS[3], ":", "^"),
+        ):
+            if what not in summary.index:
+                continue
+            some = summary.loc[what]
+            places = [lefts.index(left) for left in some.index]
+            axis.errorbar(places, some[column] * factor, yerr=some[error].fillna(0) * factor, fmt=marker,
+                          linestyle=style, color=colour, capsize=2, label=tables.FRONTS[what])  # fmt: skip
+        axis.set(xlabel="true tokens seen before the one asked for", xticks=range(len(lefts)),
+                 xticklabels=[tables.seen(left) for left in lefts])  # fmt: skip
+    axes[0].set(ylabel="tokens right, %", ylim=(-3, 103), title="Tokens right")
+    axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from cramming.errors import CrammingError
 
 MOST_BITS = 8  # a number, where mem is rounded
+# What is trained for a text, see `cramming.memories`.
+MemoryName = Literal["vectors", "prefix", "proto"]
 
 
 class Growth(BaseModel):
@@ -43,7 +45,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    # The mem vectors.
+    # What is trained; by default the mem vectors.
+    memory: MemoryName = Field("vectors", description="see cramming.memories")
     parametrisation: Literal["free", "sphere"] = Field(
         description="free: mem itself is trained; sphere: mem = radius * sqrt(d) * u / |u|, and u is trained"
     )

@@ -21,6 +21,7 @@ from cramming.decode import Certificate, certify, without_mem
 from cramming.engine import Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
+from cramming.memories import MEMORIES
 from cramming.models import FrozenLM, load, parameter_count
 from cramming.recipes import Recipe, recipe
 from cramming.store import RESULTS, Store, run_key
@@ -41,7 +42,7 @@ class Experiment(BaseModel):
     n: int = Field(ge=1, description="passages of each source")
     skip: int = Field(0, ge=0, description="passages of each source to pass over, such as those that others report")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of a passage; for a horizon, tokens on offer")
-    n_vectors: int = Field(1, ge=1)
+    n_vectors: int = Field(1, ge=1, description="mem vectors, or parts of what else the recipe trains")
     offset: int = Field(0, ge=0, description="tokens at the head of each text to pass over, so that some precede")
     seed: int = Field(
         0, description="of the noise that mem starts from, and unless text_seed is given of the passages"
@@ -219,8 +220,9 @@ def estimate(plan: Plan) -> pd.DataFrame:
         for experiment in plan.on(name):
             how = experiment.resolved()
             texts = len(experiment.sources) * experiment.n
-            # In a step all tokens but the last are fed, and the mem vectors; with growth that many only at the end.
-            fed = [length - 1 + experiment.n_vectors for length in experiment.lengths]
+            # With growth that many positions only at the end.
+            memory = MEMORIES[how.memory]
+            fed = [memory.positions(experiment.n_vectors, length) for length in experiment.lengths]
             each = [
                 min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
                 for positions in fed
@@ -372,7 +374,11 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
                     )
                 if row.length:
                     again = certify(
-                        lm, vectors[row.key], row.token_ids[: row.length].tolist(), given=0 if row.score_first else 1
+                        lm,
+                        vectors[row.key],
+                        row.token_ids[: row.length].tolist(),
+                        given=0 if row.score_first else 1,
+                        memory=Recipe.model_validate_json(row.recipe_json).memory,
                     )
                     exact[row.key], margins[row.key] = again.exact, again.margin
                 bar.update()
@@ -390,7 +396,7 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         run, length, certificate = result.run, result.length, result.certificate
     else:
         run, length = result, result.length
-        certificate = certify(lm, run.mem, run.passage.token_ids, given=first)
+        certificate = certify(lm, run.mem, run.passage.token_ids, given=first, memory=run.memory)
     token_ids = run.passage.token_ids[:length]
     certificate = certificate or Certificate(0, 0, 0, -np.inf, np.zeros(0, bool), np.zeros(0))
     nats_without, gaps_without = without_mem(lm, token_ids) if length else (np.zeros(0), np.zeros(0))

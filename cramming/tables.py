@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
-from cramming.recipes import Recipe
 from cramming.precision import stored_bits
 from cramming.recipes import RECIPES, Recipe
 
@@ -1170,6 +1169,123 @@ def several_ends_table(frame: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis("vectors")
 
 
+# What a passage is crammed into, as a page calls it, and the parts of it.
+MEMORIES = {
+    "vectors": ("mem vectors", "vector"),
+    "prefix": ("keys and values", "layer"),
+    "proto": ("proto-tokens", "vector"),
+}
+
+
+def memories(runs: pd.DataFrame) -> pd.DataFrame:
+    """What several memories hold, their floats and their cost, and each against mem vectors of as many floats.
+
+    Args:
+        runs: Rows of kind horizon, from `cramming.memories.sized`.
+
+    Returns:
+        One row a memory and number of its parts, by floats: floats, memory, parts, n, mean, sd, low, high (exact
+        horizon, tokens, with its 95 % bootstrap interval), tokens_each (per 1,000 floats), late (tokens won in the
+        last quarter of the token passes, mean), token_passes, steps and cpu_seconds (means), more, more_low, more_high
+        (horizon less that of as many floats in mem vectors on the same passages, mean with its interval; nan if there
+        are none such).
+
+    Raises:
+        CrammingError: If there is no run of kind horizon.
+    """
+    runs = _some(runs, "horizon")
+    late = []
+    for i in range(len(runs)):
+        passes, exact = exact_curve(runs.iloc[[i]])
+        late.append(exact[-1] - stair(passes, exact, 0.75 * passes[-1]))
+    runs = runs.assign(late=late, place=runs["memory"].map(list(MEMORIES).index))
+    plain = runs[runs["memory"] == "vectors"].set_index(["floats", "passage"])["length"]
+    rows = []
+    for (floats, _, parts), some in runs.groupby(["floats", "place", "n_vectors"]):
+        memory = some["memory"].iloc[0]
+        more = (some.set_index(["floats", "passage"])["length"] - plain).dropna()
+        known = memory != "vectors" and len(more) > 0
+        low, high = metrics.bootstrap_ci(more) if known else (np.nan, np.nan)
+        rows.append(
+            {
+                "floats": floats,
+                "memory": memory,
+                "parts": parts,
+                **metrics.horizon_summary(some["length"]),
+                "tokens_each": 1000 * some["length"].mean() / floats,
+                **some[["late", "token_passes", "steps", "cpu_seconds"]].mean(),
+                "more": more.mean() if known else np.nan,
+                "more_low": low,
+                "more_high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def memory_in_words(memory: str, parts: int) -> str:
+    """Such as ``keys and values, 3 layers``."""
+    name, part = MEMORIES[memory]
+    return f"{name}, {parts} {part}{'s' if parts > 1 else ''}"
+
+
+def memories_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`memories` as a page shows it: one row a memory and number of floats."""
+    rows = {
+        (f"{row.floats:,}", memory_in_words(row.memory, row.parts)): {
+            "passages": row.n,
+            "exact horizon, tokens": f"{row.mean:.1f} ({row.low:.1f} to {row.high:.1f})",
+            "against as many vectors": _interval(row.more, row.more_low, row.more_high),
+            "tokens per 1,000 floats": f"{row.tokens_each:.1f}",
+            "won in the last quarter": f"{row.late:.1f}",
+            "steps": f"{row.steps:,.0f}",
+        }
+        for row in frame.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["floats", "memory"])
+
+
+def memories_seconds(frame: pd.DataFrame, read: pd.DataFrame) -> pd.DataFrame:
+    """Processor seconds to make a memory and to read it back, one row a memory and number of floats.
+
+    Args:
+        frame: From `memories`.
+        read: Columns memory, n_vectors, tokens (read back), seconds; one row a reading.
+    """
+    rows = {}
+    for row in frame.itertuples():
+        some = read[(read["memory"] == row.memory) & (read["n_vectors"] == row.parts)]
+        each = (some["seconds"] / some["tokens"]).median()
+        rows[(f"{row.floats:,}", memory_in_words(row.memory, row.parts))] = {
+            "seconds to make": f"{row.cpu_seconds:,.0f}",
+            "tokens read": _range(some["tokens"]) if len(some) else "",
+            "milliseconds to read a token": f"{1000 * each:,.1f}" if each == each else "",
+            "seconds to read the mean horizon": f"{each * row.mean:,.2f}" if each == each else "",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["floats", "memory"])
+
+
+def memories_tuning(runs: pd.DataFrame) -> pd.DataFrame:
+    """The recipes that were tried for each memory, the best first: one row a memory and change.
+
+    Args:
+        runs: From `cramming.memories.sized`.
+    """
+    base, rows = RECIPES["horizon"].model_dump(exclude={"name", "memory", "max_token_passes"}), []
+    for (memory, parts, text), some in _some(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
+        how = Recipe.model_validate_json(str(text)).model_dump()
+        loss = np.mean([losses[-1] for losses in some["trace_loss"]])
+        rows.append((memory_in_words(memory, parts), _changes(base, how), len(some), some["length"].mean(), loss))
+    names = ["memory", "recipe", "passages", "horizon", "loss"]
+    tried = pd.DataFrame(rows, columns=names).sort_values(["memory", "horizon", "loss"], ascending=[True, False, True])
+    return pd.DataFrame(
+        {
+            "passages": tried["passages"],
+            "exact horizon, tokens": tried["horizon"].map("{:.1f}".format),
+            "loss at the end, nats": tried["loss"].map("{:.1f}".format),
+        }
+    ).set_index(pd.MultiIndex.from_frame(tried[["memory", "recipe"]]))
+
+
 def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
     """Cosine between vectors of one text and of two, and what random directions of that width would have.
 
@@ -1467,57 +1583,6 @@ def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
             "tokens undone": [f"{row.undone} of {row.tokens:,}" for row in some.itertuples()],
             "greatest margin undone, logits": some["undone_margin"].map(_figures),
             "greatest change of a margin, logits": some["change"].map(_figures),
-def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
-    """What passages take as files, one row a way of writing them; shares are of sums over passages.
-
-    Args:
-        files: From `cramming.coding.files`.
-        together: The same of all passages written as one, by those coders that can.
-
-    Returns:
-        Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
-        sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
-        token), per_character and per_token (bits), together (bytes of one file for all, nan where there is none; of
-        vectors the sum), together_of_text (the same over the text's), together_same (whether it came back).
-    """
-    one = together.set_index("coder")
-    rows = {}
-    for coder, some in files.groupby("coder", sort=False):
-        sums, alone = some[["bytes", "utf8", "characters", "tokens"]].sum(), coder not in one.index
-        whole = sums if alone else one.loc[coder]
-        rows[str(coder)] = {
-            "settings": some["settings"].iloc[0],
-            "n": len(some),
-            "same": int(some["same"].sum()),
-            "mean": some["bytes"].mean(),
-            "sd": some["bytes"].std(),
-            "least": some["bytes"].min(),
-            "most": some["bytes"].max(),
-            "of_text": sums["bytes"] / sums["utf8"],
-            "of_ids": 8 * sums["bytes"] / (16 * sums["tokens"]),
-            "per_character": 8 * sums["bytes"] / sums["characters"],
-            "per_token": 8 * sums["bytes"] / sums["tokens"],
-            "together": whole["bytes"],
-            "together_of_text": whole["bytes"] / whole["utf8"],
-            "together_same": bool(some["same"].all() if alone else whole["same"]),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
-
-
-def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
-    """`file_sizes` as a page shows it."""
-    return pd.DataFrame(
-        {
-            "settings": sizes["settings"],
-            "bytes a passage": [_spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
-            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
-            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
-            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
-            "bits a character": sizes["per_character"].map("{:.1f}".format),
-            "bits a token": sizes["per_token"].map("{:.1f}".format),
-            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
-            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
-            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
         }
     )
 
@@ -1648,6 +1713,8 @@ def cut_price_table(price: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return shown.set_axis([f"{margin:g}" for margin in price.index]).rename_axis("margin, logits")
+
+
 def survival_summary(frame: pd.DataFrame) -> pd.DataFrame:
     """What is left of passages after their vectors were changed, one row a way and amount of change.
 
@@ -1756,6 +1823,63 @@ def information_per_token(runs: pd.DataFrame) -> float:
     """Bits that a token of the passages of runs carries without mem, mean over tokens 1 on of all passages."""
     nats = [np.asarray(row.token_nats_without)[1 : row.length] for row in runs.itertuples()]
     return float(metrics.nats_to_bits(np.concatenate(nats).mean()))
+
+
+def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
+    """What passages take as files, one row a way of writing them; shares are of sums over passages.
+
+    Args:
+        files: From `cramming.coding.files`.
+        together: The same of all passages written as one, by those coders that can.
+
+    Returns:
+        Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
+        sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
+        token), per_character and per_token (bits), together (bytes of one file for all, nan where there is none; of
+        vectors the sum), together_of_text (the same over the text's), together_same (whether it came back).
+    """
+    one = together.set_index("coder")
+    rows = {}
+    for coder, some in files.groupby("coder", sort=False):
+        sums, alone = some[["bytes", "utf8", "characters", "tokens"]].sum(), coder not in one.index
+        whole = sums if alone else one.loc[coder]
+        rows[str(coder)] = {
+            "settings": some["settings"].iloc[0],
+            "n": len(some),
+            "same": int(some["same"].sum()),
+            "mean": some["bytes"].mean(),
+            "sd": some["bytes"].std(),
+            "least": some["bytes"].min(),
+            "most": some["bytes"].max(),
+            "of_text": sums["bytes"] / sums["utf8"],
+            "of_ids": 8 * sums["bytes"] / (16 * sums["tokens"]),
+            "per_character": 8 * sums["bytes"] / sums["characters"],
+            "per_token": 8 * sums["bytes"] / sums["tokens"],
+            "together": whole["bytes"],
+            "together_of_text": whole["bytes"] / whole["utf8"],
+            "together_same": bool(some["same"].all() if alone else whole["same"]),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
+
+
+def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
+    """`file_sizes` as a page shows it."""
+    return pd.DataFrame(
+        {
+            "settings": sizes["settings"],
+            "bytes a passage": [_spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
+            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
+            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
+            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
+            "bits a character": sizes["per_character"].map("{:.1f}".format),
+            "bits a token": sizes["per_token"].map("{:.1f}".format),
+            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
+            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
+            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
+        }
+    )
+
+
 def file_ratio(files: pd.DataFrame, over: str, under: str) -> dict[str, float]:
     """How many times as large the files of one coder are as those of another, passage by passage.
 
@@ -1851,6 +1975,8 @@ def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     models = frame.index.get_level_values("model").unique()
     return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+
+
 def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How far forecasts are off, one row a way of making them; the first is what the others are held against.
 
@@ -1899,7 +2025,7 @@ def forecast_table(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             rows[target, name] = {
                 "passages": f"{row['n']:.0f}",
                 "mean absolute error": f"{row['error']:,.1f}",
-                "less than the first": _interval(row["better"], row["low"], row["high"]) if place else "",
+                "less than the first": _interval(row["better"], row["low"], row["high"], 2) if place else "",
                 "variance of the logarithm told": f"{row['r2']:.0%}" if place else "",
                 "truth in the interval": f"{covered} ({low} to {high})",
                 "upper over lower end": f"{row['width']:,.1f}" if row["width"] < 1e6 else "unbounded",
@@ -1926,9 +2052,10 @@ def growth_correlations(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def stops(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.growth.stops` as a page shows it, one row a passage."""
+    """`cramming.growth.stops` as a page shows it, one row a run."""
     return pd.DataFrame(
         {
+            "recipe": frame["recipe"],
             "exact tokens": frame["length"],
             "next token": [repr(token) for token in frame["token"]],
             "bits without mem": frame["nats"].map(metrics.nats_to_bits).map("{:.1f}".format),
@@ -1936,6 +2063,7 @@ def stops(frame: pd.DataFrame) -> pd.DataFrame:
             "tokens that surprise less": frame["harder"].map(_share),
             "rank with mem": frame["rank_with"].map("{:,}".format),
             "gap with mem, logits": frame["gap"].map("{:.1f}".format),
+            "steps in vain": frame["steps"].map("{:,.0f}".format),
             "of all steps": frame["share"].map(_share),
             "tokens wrong at a step": frame["mistakes"].map("{:.1f}".format),
             "steps with an earlier one wrong": frame["lost"].map(_share),
@@ -1961,6 +2089,176 @@ def trajectories(frame: pd.DataFrame) -> pd.DataFrame:
             for label, (column, digits, by) in spread.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+FRONTS = {
+    "nothing": "nothing",
+    "text": "the text",
+    "mem": "mem",
+    "mem, room": "mem, and room for the text",
+    "random": "a random vector",
+    "other mem": "mem of another passage",
+    "mem, text": "mem, then the text",
+    "random, text": "a random vector, then the text",
+}
+WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
+
+
+def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What stands in front of true continuations and what it takes off their cross-entropy, one row a condition.
+
+    Args:
+        frame: From `cramming.steering.continued`, of all texts or some.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), bits (a token, each passage counted alike), saved (bits a token
+        fewer than with nothing in front), low, high, share (saved over what the text itself saves, of sums), share_low
+        and share_high. Intervals: 95 %, drawing passages anew.
+    """
+    each = frame.pivot_table("bits", "passage", "what")
+    saved = each.rsub(each["nothing"], axis=0)
+    text, rows = saved["text"].to_numpy(), {}
+    for what in [what for what in FRONTS if what in each]:
+        mine = saved[what].to_numpy()
+        low, high = metrics.bootstrap_ci(mine)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the text saves nothing there is no share
+            share = mine.sum() / text.sum()
+        share_low, share_high = _ratio_interval(mine, text)
+        columns = {"n": len(mine), "bits": each[what].mean(), "saved": mine.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "share": share, "share_low": share_low, "share_high": share_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`continued_summary` by source as a page shows it."""
+    rows = {}
+    for source, some in frame.groupby("source", sort=False):
+        for r in continued_summary(some).itertuples():
+            rows[source, FRONTS[str(r.Index)]] = {
+                "passages": r.n,
+                "bits a token": f"{r.bits:.2f}",
+                "saved, bits a token": _interval(r.saved, r.low, r.high, 2) if r.Index != "nothing" else "",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
+
+
+def paired(
+    frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what"
+) -> tuple[float, float, float]:
+    """By how much one condition is above another, passage by passage: mean, and its 95 % bootstrap interval.
+
+    Args:
+        frame: One row or several a passage and condition; several are averaged.
+        one: A condition.
+        other: Another one.
+        value: Which column is compared.
+        by: Which column names the condition.
+    """
+    each = frame.pivot_table(value, "passage", by)
+    difference = (each[one] - each[other]).dropna()
+    return float(difference.mean()), *metrics.bootstrap_ci(difference)
+
+
+def written_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the model wrote behind its texts, summed up: means over passages with 95 % bootstrap intervals.
+
+    Args:
+        frame: From `cramming.steering.written`.
+    """
+    rows = {}
+    for writer, some in frame.groupby("writer", sort=False):
+        rows[WRITERS[str(writer)]] = {
+            "passages": len(some),
+            "tokens as behind the text alone": _share_mean(some["same"]),
+            "tokens until the first other": f"{some['until'].mean():.1f}",
+            "bits a token, given the text": _mean(some["bits"], 2),
+            "runs of four written before": _share_mean(some["repeated"].dropna()),
+            "longest run from the text, tokens": _mean(some["copied"], 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behind")
+
+
+def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataFrame:
+    """What the model wrote behind some of the texts, with line breaks spelled out.
+
+    Args:
+        frame: From `cramming.steering.written`.
+        passages: Which.
+    """
+    some = frame[frame["passage"].isin(passages)]
+    shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(repr))
+    return shown.set_index(["passage", "behind"])[["wrote"]]
+
+
+def cloze_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often a text's word was likelier than one it lacks, one row a condition, each passage counted alike.
+
+    Args:
+        frame: From `cramming.steering.cloze`.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), pairs, right (share of pairs, chance is a half), low, high, bits
+        (by how much the true word was likelier), bits_low, bits_high. Intervals: 95 %, drawing passages anew.
+    """
+    rows = {}
+    for what in [what for what in FRONTS if (frame["what"] == what).any()]:
+        some = frame[frame["what"] == what]
+        right = (some["bits"] > 0).groupby(some["passage"]).mean()
+        bits = some.groupby("passage")["bits"].mean()
+        (low, high), (bits_low, bits_high) = metrics.bootstrap_ci(right), metrics.bootstrap_ci(bits)
+        columns = {"n": len(right), "pairs": len(some), "right": right.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "bits": bits.mean(), "bits_low": bits_low, "bits_high": bits_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cloze_summary` as a page shows it."""
+    rows = {
+        FRONTS[str(r.Index)]: {
+            "passages": r.n,
+            "pairs of words": r.pairs,
+            "true word likelier": percent(r.right, r.low, r.high),
+            "by, bits": _interval(r.bits, r.bits_low, r.bits_high, 2),
+        }
+        for r in cloze_summary(frame).itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front of the question")
+
+
+def middle_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right by what stands in front and how many true tokens are seen, each passage counted alike.
+
+    Args:
+        frame: From `cramming.steering.from_the_middle`.
+
+    Returns:
+        Indexed by what and left (tokens; inf for the whole text before): n (passages), right (share of tokens), low
+        and high (95 % interval, drawing passages anew), sem, bits (a token), bits_sem.
+    """
+    rows = {}
+    for key, some in frame.groupby(["what", "left"], sort=False):
+        each = some.groupby("passage")[["right", "bits"]].mean()
+        low, high = metrics.bootstrap_ci(each["right"])
+        columns = {"n": len(each), "right": each["right"].mean(), "low": low, "high": high}
+        errors = {"sem": each["right"].sem(), "bits": each["bits"].mean(), "bits_sem": each["bits"].sem()}
+        rows[key] = columns | errors
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "left"])
+
+
+def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right of `middle_summary` as a page shows them, one column a number of tokens seen."""
+    summary = middle_summary(frame)
+    rows: dict[str, dict[str, str]] = {
+        FRONTS[what]: {} for what in ("mem", "mem, room", "nothing") if what in summary.index
+    }
+    for (what, left), r in summary.iterrows():
+        rows[FRONTS[what]][seen(left)] = percent(r["right"], r["low"], r["high"])
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("in front")
+
+
+def seen(left: float) -> str:
+    """How many tokens are seen, in a word: a number, or ``all``."""
+    return "all" if left == np.inf else f"{left:.0f}"
 
 
 def published_table() -> pd.DataFrame:
@@ -2079,6 +2377,36 @@ def cost(results: pd.DataFrame) -> str:
 
 def _interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
+
+
+def percent(share: float, low: float, high: float) -> str:
+    """A share with its interval, for captions: ``40% (30% to 55%)``."""
+    return f"{share:.0%} ({low:.0%} to {high:.0%})"
+
+
+def bits(mean: float, low: float, high: float) -> str:
+    """Bits with their interval, for captions: ``1.20 bits (0.90 to 1.41)``."""
+    return f"{mean:.2f} bits ({low:.2f} to {high:.2f})"
+
+
+def _share_mean(shares: pd.Series) -> str:
+    return percent(shares.mean(), *metrics.bootstrap_ci(shares)) if len(shares) else ""
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    low, high = metrics.bootstrap_ci(values)
+    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the sum of one over the sum of the other, both (n,), drawn in pairs."""
+
+    def ratio(draws: np.ndarray, axis: int) -> np.ndarray:
+        at = draws.astype(int)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(over[at].sum(axis) / under[at].sum(axis))
+
+    return metrics.bootstrap_ci(np.arange(len(over)), ratio)
 
 
 def _share(share: float) -> str:
