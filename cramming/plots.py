@@ -875,3 +875,72 @@ def context_gains(gains: pd.DataFrame) -> Figure:
     axes[1].set(ylabel="tokens right, %", title="Tokens right", ylim=(0, 103))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+@_styled
+def continued(frame: pd.DataFrame, width: int = 8) -> Figure:
+    """Bits a token of the true continuation against the place in it, by what stands in front, with and without text.
+
+    Args:
+        frame: From `cramming.steering.continued`.
+        width: Tokens averaged in one mark.
+    """
+    styles = {
+        "nothing": ("#777777", ":", ""),
+        "text": (COLOURS[1], "-", "o"),
+        "mem": (COLOURS[0], "-", "s"),
+        "mem, room": (COLOURS[0], "--", "D"),
+        "random": (COLOURS[2], "-.", "^"),
+        "other mem": (COLOURS[3], "-.", "v"),
+        "mem, text": (COLOURS[0], "-", "s"),
+        "random, text": (COLOURS[2], "-.", "^"),
+    }
+    panels = {
+        "Without the text": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
+        "With the text": ("nothing", "text", "mem, text", "random, text"),
+    }
+    middle = (frame["position"] - 1) // width * width + (width + 1) / 2
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for what in names:
+            some = frame[frame["what"] == what]
+            if some.empty:  # of a single passage there is no other
+                continue
+            colour, style, marker = styles[what]
+            means = some.groupby(["passage", middle.rename("middle")])["bits"].mean().groupby("middle")
+            axis.errorbar(means.mean().index, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
+                          color=colour, capsize=2, label=tables.FRONTS[what])  # fmt: skip
+        axis.set(xlabel="tokens into the continuation", title=title)
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axes[0].set(ylabel="bits a token", ylim=(0, None))
+    return figure
+
+
+@_styled
+def from_the_middle(frame: pd.DataFrame) -> Figure:
+    """Tokens right, and bits a token, against how many true tokens are seen, with mem and without.
+
+    Args:
+        frame: From `cramming.steering.from_the_middle`.
+    """
+    summary = tables.middle_summary(frame)
+    lefts = sorted(summary.index.unique("left"))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+    for axis, column, error, factor in ((axes[0], "right", "sem", 100), (axes[1], "bits", "bits_sem", 1)):
+        for what, colour, style, marker in (
+            ("mem", COLOURS[0], "-", "s"),
+            ("mem, room", COLOURS[1], "--", "o"),
+            ("nothing", COLOURS[3], ":", "^"),
+        ):
+            if what not in summary.index:
+                continue
+            some = summary.loc[what]
+            places = [lefts.index(left) for left in some.index]
+            axis.errorbar(places, some[column] * factor, yerr=some[error].fillna(0) * factor, fmt=marker,
+                          linestyle=style, color=colour, capsize=2, label=tables.FRONTS[what])  # fmt: skip
+        axis.set(xlabel="true tokens seen before the one asked for", xticks=range(len(lefts)),
+                 xticklabels=[tables.seen(left) for left in lefts])  # fmt: skip
+    axes[0].set(ylabel="tokens right, %", ylim=(-3, 103), title="Tokens right")
+    axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure

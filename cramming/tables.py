@@ -1356,6 +1356,163 @@ def context_by_surprise(tokens: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+FRONTS = {
+    "nothing": "nothing",
+    "text": "the text",
+    "mem": "mem",
+    "mem, room": "mem, and room for the text",
+    "random": "a random vector",
+    "other mem": "mem of another passage",
+    "mem, text": "mem, then the text",
+    "random, text": "a random vector, then the text",
+}
+WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
+
+
+def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What stands in front of true continuations and what it takes off their cross-entropy, one row a condition.
+
+    Args:
+        frame: From `cramming.steering.continued`, of all texts or some.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), bits (a token, each passage counted alike), saved (bits a token
+        fewer than with nothing in front), low, high, share (saved over what the text itself saves, of sums), share_low
+        and share_high. Intervals: 95 %, drawing passages anew.
+    """
+    each = frame.pivot_table("bits", "passage", "what")
+    saved = each.rsub(each["nothing"], axis=0)
+    text, rows = saved["text"].to_numpy(), {}
+    for what in [what for what in FRONTS if what in each]:
+        mine = saved[what].to_numpy()
+        low, high = metrics.bootstrap_ci(mine)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the text saves nothing there is no share
+            share = mine.sum() / text.sum()
+        share_low, share_high = _ratio_interval(mine, text)
+        columns = {"n": len(mine), "bits": each[what].mean(), "saved": mine.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "share": share, "share_low": share_low, "share_high": share_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`continued_summary` by source as a page shows it; shares only where the text surely saves something."""
+    rows = {}
+    for source, some in frame.groupby("source", sort=False):
+        summary = continued_summary(some)
+        for r in summary.itertuples():
+            rows[source, FRONTS[str(r.Index)]] = {
+                "passages": r.n,
+                "bits a token": f"{r.bits:.2f}",
+                "saved, bits a token": _interval(r.saved, r.low, r.high, 2),
+                "of what the text saves": _share_interval(r.share, r.share_low, r.share_high)
+                if summary.loc["text", "low"] > 0
+                else "",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
+
+
+def written_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the model wrote behind its texts, summed up: means over passages with 95 % bootstrap intervals.
+
+    Args:
+        frame: From `cramming.steering.written`.
+    """
+    rows = {}
+    for writer, some in frame.groupby("writer", sort=False):
+        rows[WRITERS[str(writer)]] = {
+            "passages": len(some),
+            "tokens as behind the text alone": _share_mean(some["same"]),
+            "tokens until the first other": f"{some['until'].mean():.1f}",
+            "bits a token, given the text": _mean(some["bits"], 2),
+            "runs of four written before": _share_mean(some["repeated"].dropna()),
+            "longest run from the text, tokens": _mean(some["copied"], 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behind")
+
+
+def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataFrame:
+    """What the model wrote behind some of the texts, with line breaks spelled out.
+
+    Args:
+        frame: From `cramming.steering.written`.
+        passages: Which.
+    """
+    some = frame[frame["passage"].isin(passages)]
+    shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(repr))
+    return shown.set_index(["passage", "behind"])[["wrote"]]
+
+
+def cloze_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often a text's word was likelier than one it lacks, one row a condition, each passage counted alike.
+
+    Args:
+        frame: From `cramming.steering.cloze`.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), pairs, right (share of pairs, chance is a half), low, high, bits
+        (by how much the true word was likelier), bits_low, bits_high. Intervals: 95 %, drawing passages anew.
+    """
+    rows = {}
+    for what in [what for what in FRONTS if (frame["what"] == what).any()]:
+        some = frame[frame["what"] == what]
+        right = (some["bits"] > 0).groupby(some["passage"]).mean()
+        bits = some.groupby("passage")["bits"].mean()
+        (low, high), (bits_low, bits_high) = metrics.bootstrap_ci(right), metrics.bootstrap_ci(bits)
+        columns = {"n": len(right), "pairs": len(some), "right": right.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "bits": bits.mean(), "bits_low": bits_low, "bits_high": bits_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cloze_summary` as a page shows it."""
+    rows = {
+        FRONTS[str(r.Index)]: {
+            "passages": r.n,
+            "pairs of words": r.pairs,
+            "true word likelier": _share_interval(r.right, r.low, r.high),
+            "by, bits": _interval(r.bits, r.bits_low, r.bits_high, 2),
+        }
+        for r in cloze_summary(frame).itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front of the question")
+
+
+def middle_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right by what stands in front and how many true tokens are seen, each passage counted alike.
+
+    Args:
+        frame: From `cramming.steering.from_the_middle`.
+
+    Returns:
+        Indexed by what and left (tokens; inf for the whole text before): n (passages), right (share of tokens), low
+        and high (95 % interval, drawing passages anew), sem, bits (a token), bits_sem.
+    """
+    rows = {}
+    for key, some in frame.groupby(["what", "left"], sort=False):
+        each = some.groupby("passage")[["right", "bits"]].mean()
+        low, high = metrics.bootstrap_ci(each["right"])
+        columns = {"n": len(each), "right": each["right"].mean(), "low": low, "high": high}
+        errors = {"sem": each["right"].sem(), "bits": each["bits"].mean(), "bits_sem": each["bits"].sem()}
+        rows[key] = columns | errors
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "left"])
+
+
+def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right of `middle_summary` as a page shows them, one column a number of tokens seen."""
+    summary = middle_summary(frame)
+    rows: dict[str, dict[str, str]] = {
+        FRONTS[what]: {} for what in ("mem", "mem, room", "nothing") if what in summary.index
+    }
+    for (what, left), r in summary.iterrows():
+        rows[FRONTS[what]][seen(left)] = _share_interval(r["right"], r["low"], r["high"])
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front")
+
+
+def seen(left: float) -> str:
+    """How many tokens are seen, in a word: a number, or ``all``."""
+    return "all" if left == np.inf else f"{left:.0f}"
+
+
 def published_table() -> pd.DataFrame:
     """The 14 models of the paper as published: size, width, bound and capacity in tokens by source."""
     models = published("models").set_index("hub_id")
@@ -1472,6 +1629,30 @@ def cost(results: pd.DataFrame) -> str:
 
 def _interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
+
+
+def _share_interval(share: float, low: float, high: float) -> str:
+    return f"{share:.0%} ({low:.0%} to {high:.0%})"
+
+
+def _share_mean(shares: pd.Series) -> str:
+    return _share_interval(shares.mean(), *metrics.bootstrap_ci(shares)) if len(shares) else ""
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    low, high = metrics.bootstrap_ci(values)
+    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the sum of one over the sum of the other, both (n,), drawn in pairs."""
+
+    def ratio(draws: np.ndarray, axis: int) -> np.ndarray:
+        at = draws.astype(int)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(over[at].sum(axis) / under[at].sum(axis))
+
+    return metrics.bootstrap_ci(np.arange(len(over)), ratio)
 
 
 def _share(share: float) -> str:
