@@ -1411,6 +1411,23 @@ def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
 
 
+def paired(
+    frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what"
+) -> tuple[float, float, float]:
+    """By how much one condition is above another, passage by passage: mean, and its 95 % bootstrap interval.
+
+    Args:
+        frame: One row or several a passage and condition; several are averaged.
+        one: A condition.
+        other: Another one.
+        value: Which column is compared.
+        by: Which column names the condition.
+    """
+    each = frame.pivot_table(value, "passage", by)
+    difference = (each[one] - each[other]).dropna()
+    return float(difference.mean()), *metrics.bootstrap_ci(difference)
+
+
 def written_table(frame: pd.DataFrame) -> pd.DataFrame:
     """What the model wrote behind its texts, summed up: means over passages with 95 % bootstrap intervals.
 

@@ -222,6 +222,13 @@ def test_what_is_saved_is_counted_passage_by_passage():
     assert isinstance(plots.continued(frame), Figure)
 
 
+def test_conditions_are_compared_passage_by_passage():
+    frame = costs(nothing=(4, 6), text=(2, 4), mem=(5, 6))
+    assert tables.paired(frame, "mem", "text") == pytest.approx((2.5, 2, 3))
+    assert tables.paired(frame, "text", "mem") == pytest.approx((-2.5, -3, -2))
+    assert tables.paired(frame.rename(columns={"what": "writer"}), "mem", "nothing", by="writer")[0] == 0.5
+
+
 def test_a_cloze_counts_pairs_passage_by_passage():
     rows = [("a", "mem", 1.0), ("a", "mem", -1.0), ("b", "mem", 2.0), ("a", "nothing", 0.5), ("a", "nothing", 0.5),
             ("b", "nothing", 0.0)]  # fmt: skip
