@@ -1404,7 +1404,7 @@ def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
                 "passages": r.n,
                 "bits a token": f"{r.bits:.2f}",
                 "saved, bits a token": _interval(r.saved, r.low, r.high, 2),
-                "of what the text saves": _share_interval(r.share, r.share_low, r.share_high)
+                "of what the text saves": percent(r.share, r.share_low, r.share_high)
                 if summary.loc["text", "low"] > 0
                 else "",
             }
@@ -1486,7 +1486,7 @@ def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
         FRONTS[str(r.Index)]: {
             "passages": r.n,
             "pairs of words": r.pairs,
-            "true word likelier": _share_interval(r.right, r.low, r.high),
+            "true word likelier": percent(r.right, r.low, r.high),
             "by, bits": _interval(r.bits, r.bits_low, r.bits_high, 2),
         }
         for r in cloze_summary(frame).itertuples()
@@ -1521,7 +1521,7 @@ def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
         FRONTS[what]: {} for what in ("mem", "mem, room", "nothing") if what in summary.index
     }
     for (what, left), r in summary.iterrows():
-        rows[FRONTS[what]][seen(left)] = _share_interval(r["right"], r["low"], r["high"])
+        rows[FRONTS[what]][seen(left)] = percent(r["right"], r["low"], r["high"])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front")
 
 
@@ -1648,12 +1648,18 @@ def _interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
 
 
-def _share_interval(share: float, low: float, high: float) -> str:
+def percent(share: float, low: float, high: float) -> str:
+    """A share with its interval, for captions: ``40% (30% to 55%)``."""
     return f"{share:.0%} ({low:.0%} to {high:.0%})"
 
 
+def bits(mean: float, low: float, high: float) -> str:
+    """Bits with their interval, for captions: ``1.20 bits (0.90 to 1.41)``."""
+    return f"{mean:.2f} bits ({low:.2f} to {high:.2f})"
+
+
 def _share_mean(shares: pd.Series) -> str:
-    return _share_interval(shares.mean(), *metrics.bootstrap_ci(shares)) if len(shares) else ""
+    return percent(shares.mean(), *metrics.bootstrap_ci(shares)) if len(shares) else ""
 
 
 def _mean(values: pd.Series, digits: int) -> str:
