@@ -137,7 +137,7 @@ def written(
     """What the model writes behind each text, greedily, with and without mem before the text.
 
     Args:
-        lm: The frozen model.
+        lm: A model with attention.
         fronts: From `fronts`, of the same texts.
         texts: Such as exact prefixes: then ``mem, text`` is what free decoding from mem alone goes on to.
         truth: What follows each text in truth, as long as n_tokens or shorter.
@@ -150,7 +150,11 @@ def written(
         tokens that are those written behind the text alone), until (tokens before the first that is not), repeated
         (share of runs of four tokens that had been written before), copied (longest run of tokens that stands in the
         text).
+
+    Raises:
+        CrammingError: If the model has no attention.
     """
+    _needs_attention(lm)
     every = [named[writer] for named in fronts for writer in writers]
     ids = _greedy(lm, every, n_tokens).tolist()
     rows = []
@@ -227,7 +231,11 @@ def cloze(
 
     Returns:
         One row a pair and front: source, passage, word, other, what, bits (by how much the true word is likelier).
+
+    Raises:
+        CrammingError: If the model has no attention.
     """
+    _needs_attention(lm)
     parts, asked = [], _ids(lm.tokenizer, prompt)
     for named, text in zip(fronts, texts, strict=True):
         mine = pairs[pairs["passage"] == text.id]
@@ -296,6 +304,12 @@ def from_the_middle(
             )
             parts.append(frame)
     return pd.concat(parts, ignore_index=True)
+
+
+def _needs_attention(lm: FrozenLM) -> None:
+    """Several sequences go on from one state here, and padded ones side by side: a recurrent state allows neither."""
+    if lm.context_length is None:
+        raise CrammingError(f"{lm.name} has no attention: take a model of another architecture than Mamba")
 
 
 def _after(

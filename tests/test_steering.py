@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from cramming import CrammingError, plots, steering, tables
 from cramming.decode import greedy, teacher_forced
+from cramming.models import TINY_NAMES, load
 from cramming.texts import from_text, from_tokens, passages
 
 
@@ -96,8 +97,13 @@ def test_a_continuation_begins_behind_all_that_a_step_saw(tiny_llama):
         steering.split(runs.head(1).assign(token_ids=[ids[:9]]), tiny_llama)
 
 
+ATTENTION = [name for name in TINY_NAMES if name != "tiny-mamba"]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
 @torch.no_grad()
-def test_what_is_written_is_what_decoding_alone_writes(tiny):
+def test_what_is_written_is_what_decoding_alone_writes(name):
+    tiny = load(name, device="cpu")
     texts, rests, vectors = chosen(tiny, 9, 5)  # of unequal length, so that one of them is padded
     fronts = steering.fronts(tiny, vectors, texts)
     frame = steering.written(tiny, fronts, texts, rests, n_tokens=8).set_index(["passage", "writer"])
@@ -149,14 +155,11 @@ def test_words_are_paired_with_like_ones_that_the_text_lacks(tiny_llama):
         assert row.other not in text
 
 
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt_neox", "tiny-opt", "tiny-olmo"])
+@pytest.mark.parametrize("name", ATTENTION)
 @torch.no_grad()
 def test_a_cloze_weighs_two_words_behind_the_prompt(name):
-    from cramming.models import load
-
     lm = load(name, device="cpu")
     texts, _, vectors = chosen(lm, 9, 7)
-    texts = [from_tokens(text.id, text.source, text.token_ids, lm.tokenizer) for text in texts]
     pairs = pd.DataFrame(
         [("novels", texts[0].id, "rabbit", "kitten"), ("novels", texts[0].id, "oak", "elm")],
         columns=["source", "passage", "word", "other"],
@@ -185,6 +188,16 @@ def test_from_the_middle_only_the_last_tokens_are_seen(tiny):
     # With the whole text before it there is no room to leave.
     whole = mine.xs(np.inf, level="left")["bits"]
     assert whole["mem, room"].to_numpy() == pytest.approx(whole["mem"].to_numpy())
+
+
+def test_a_model_without_attention_is_refused():
+    lm = load("tiny-mamba", device="cpu")
+    texts, rests, vectors = chosen(lm, 9)
+    fronts = steering.fronts(lm, vectors, texts)
+    with pytest.raises(CrammingError, match="tiny-mamba has no attention"):
+        steering.written(lm, fronts, texts, rests)
+    with pytest.raises(CrammingError, match="tiny-mamba has no attention"):
+        steering.cloze(lm, fronts, texts, steering.word_pairs(texts, lm.tokenizer))
 
 
 def test_vectors_and_texts_go_together(tiny_llama):
