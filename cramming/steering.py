@@ -320,14 +320,17 @@ def _after(
     embeds = torch.cat([front.embeds, _embed(lm, token_ids[:-1])])
     n = len(front.embeds)
     places = [*range(n), *range(front.next, front.next + len(token_ids) - 1)]
-    logits = lm.model(
-        inputs_embeds=embeds[None],
-        position_ids=torch.tensor([places], device=lm.device),
-        use_cache=False,
-        logits_to_keep=len(token_ids) - given,
-    ).logits.float()
+    logits = _logits(lm, embeds[None], [places], len(token_ids) - given)
     nats, gaps = nats_and_gaps(logits, tokens[None, given:])
     return nats[0], gaps[0]
+
+
+def _logits(lm: FrozenLM, embeds: torch.Tensor, places: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+    """Logits (B, keep, V) of the last positions of embeddings (B, T, d) at given places."""
+    # Without a mask, a gap in the places is taken for the border between two packed texts, and mem is not seen.
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device)
+    options = {"position_ids": torch.tensor(places, device=lm.device), "attention_mask": mask}
+    return lm.model(inputs_embeds=embeds, **options, use_cache=False, logits_to_keep=keep).logits.float()
 
 
 def _last(
@@ -341,12 +344,7 @@ def _last(
     for length, members in by_length.items():
         size = max(1, ROWS // length)
         for some in (members[at : at + size] for at in range(0, len(members), size)):
-            logits = lm.model(
-                inputs_embeds=torch.stack([rows[i][0] for i in some]),
-                position_ids=torch.tensor([rows[i][1] for i in some], device=lm.device),
-                use_cache=False,
-                logits_to_keep=1,
-            ).logits.float()
+            logits = _logits(lm, torch.stack([rows[i][0] for i in some]), [rows[i][1] for i in some], 1)
             found = nats_and_gaps(logits, torch.tensor([[tokens[i]] for i in some], device=lm.device))
             nats[some], gaps[some] = (each[:, 0].cpu().numpy() for each in found)
     return nats, gaps
@@ -357,7 +355,8 @@ def _of_words(lm: FrozenLM, front: Front, prompt: Sequence[int], words: Sequence
     embeds = torch.cat([front.embeds, _embed(lm, prompt)])[None]
     after = front.next + len(prompt)
     places = torch.tensor([[*range(len(front.embeds)), *range(front.next, after)]], device=lm.device)
-    out = lm.model(inputs_embeds=embeds, position_ids=places, use_cache=True, logits_to_keep=1)
+    mask = torch.ones_like(places)  # as in `_logits`
+    out = lm.model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1)
     longest = max(map(len, words))
     logits = out.logits.expand(len(words), -1, -1)
     if longest > 1:

@@ -76,9 +76,18 @@ def test_room_is_left_in_the_positions_alone(tiny_llama):
     near, far = named["mem"], named["mem, room"]
     assert torch.equal(near.embeds, far.embeds)
     assert (near.next, far.next) == (2, 2 + 9)
-    both = steering.continued(tiny_llama, [{"near": near, "far": far}], rests)
-    bits = {what: some["bits"].to_numpy() for what, some in both.groupby("what")}
+    costs = steering.continued(tiny_llama, [{"near": near, "far": far, "none": named["nothing"]}], rests)
+    bits = {what: some["bits"].to_numpy() for what, some in costs.groupby("what")}
     assert not np.allclose(bits["near"], bits["far"], atol=1e-3)
+    # Places count from one token to another only, so from a distance too mem must be seen to make a difference.
+    assert not np.allclose(bits["none"], bits["far"], atol=1e-3)
+    ids = torch.tensor([rests[0].token_ids])
+    embeds = torch.cat([vectors[0][None], tiny_llama.model.get_input_embeddings()(ids)[:, :-1]], dim=1)
+    places = torch.tensor([[0, 1, *range(11, 11 + ids.shape[1] - 1)]])
+    mask = torch.ones_like(places)
+    logits = tiny_llama.model(inputs_embeds=embeds, position_ids=places, attention_mask=mask).logits[0, 2:]
+    expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none") / math.log(2)
+    assert bits["far"] == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
 
 
 def test_a_continuation_begins_behind_all_that_a_step_saw(tiny_llama):
@@ -179,12 +188,13 @@ def test_from_the_middle_only_the_last_tokens_are_seen(tiny):
     texts, _, vectors = chosen(tiny, 9, 7)
     frame = steering.from_the_middle(tiny, vectors, texts, (1, 4), step=2)
     ids = list(texts[0].token_ids)
-    mine = frame[frame["passage"] == texts[0].id].set_index(["what", "left", "position"])
+    mine = frame[frame["passage"] == texts[0].id].set_index(["what", "left", "position"]).sort_index()
     assert sorted({at for _, _, at in mine.index}) == [5, 7]
     for what, front in (("nothing", vectors[0][:0]), ("mem", vectors[0])):
         for left, seen in ((1, ids[6:7]), (4, ids[3:7]), (np.inf, ids[:7])):
             expected = after(tiny, torch.cat([front, embed(tiny, seen)]), ids[7:8])[0]
             assert mine.loc[(what, left, 7), "bits"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert not np.allclose(mine.loc[("mem, room", 1), "bits"], mine.loc[("nothing", 1), "bits"], atol=1e-3)
     # With the whole text before it there is no room to leave.
     whole = mine.xs(np.inf, level="left")["bits"]
     assert whole["mem, room"].to_numpy() == pytest.approx(whole["mem"].to_numpy())
