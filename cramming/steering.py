@@ -20,6 +20,7 @@ from cramming.texts import Passage, from_tokens
 
 NEXT = 64  # tokens of the true continuation that are scored
 PROMPT = "\n\nThe text above mentions the word"
+ASKED = ("nothing", "text", "mem", "random", "other mem", "mem, text")  # fronts that the prompt is put behind
 COMMON = 5.0  # words this frequent (Zipf scale: 10 to the power of this in a billion words) say nothing of a text
 LEFT = (1, 2, 4, 8, 16)
 ROWS = 512  # positions that go through the network together
@@ -34,7 +35,7 @@ class Front(NamedTuple):
 
 
 def split(results: pd.DataFrame, lm: FrozenLM, tokens: int = NEXT) -> tuple[list[Passage], list[Passage]]:
-    """The text that a run saw, and what follows it.
+    """The text that each run saw, and what follows it.
 
     While a vector is optimised some tokens past the exact prefix are in the loss too. So a text is cut here behind the
     last token that any step of its run saw, and no vector has seen anything of what follows.
@@ -117,10 +118,10 @@ def continued(lm: FrozenLM, fronts: Sequence[Mapping[str, Front]], rests: Sequen
     """
     parts = []
     for named, rest in zip(fronts, rests, strict=True):
-        for what, front in named.items():
-            nats, _ = _after(lm, front, rest.token_ids, given=1)
+        rows = [_behind(lm, front, rest.token_ids[:-1]) for front in named.values()]
+        for what, (nats, _) in zip(named, _scored(lm, rows, [rest.token_ids[1:]] * len(rows)), strict=True):
             columns = {"source": rest.source, "passage": rest.id, "what": what, "position": range(1, len(rest))}
-            parts.append(pd.DataFrame({**columns, "bits": _bits(nats.cpu().numpy())}))
+            parts.append(pd.DataFrame({**columns, "bits": _bits(nats)}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -161,8 +162,9 @@ def written(
     for i, (named, text, rest) in enumerate(zip(fronts, texts, truth, strict=True)):
         of = dict(zip(writers, ids[i * len(writers) : (i + 1) * len(writers)], strict=True))
         plain = np.array(of[writers[0]])
-        for writer, tokens in {**of, "truth": list(rest.token_ids[:n_tokens])}.items():
-            nats, _ = _after(lm, named["text"], tokens)
+        of["truth"] = list(rest.token_ids[:n_tokens])
+        scored = _scored(lm, [_behind(lm, named["text"], tokens[:-1]) for tokens in of.values()], list(of.values()))
+        for (writer, tokens), (nats, _) in zip(of.items(), scored, strict=True):
             agrees = np.array(tokens) == plain[: len(tokens)]
             rows.append(
                 {
@@ -224,7 +226,7 @@ def cloze(
 
     Args:
         lm: A model with attention.
-        fronts: From `fronts`; the prompt follows.
+        fronts: From `fronts`; the prompt follows those named in `ASKED`.
         texts: The same texts.
         pairs: From `word_pairs`.
         prompt: What the word follows, after a blank.
@@ -240,8 +242,10 @@ def cloze(
     for named, text in zip(fronts, texts, strict=True):
         mine = pairs[pairs["passage"] == text.id]
         words = [_ids(lm.tokenizer, f" {word}") for word in [*mine["word"], *mine["other"]]]
-        for what, front in named.items() if words else ():
-            nats = _of_words(lm, front, asked, words)
+        for what in ASKED if words else ():
+            if what not in named:
+                continue
+            nats = _of_words(lm, named[what], asked, words)
             parts.append(mine.assign(what=what, bits=_bits(nats[len(mine) :] - nats[: len(mine)])))
     return pd.concat(parts or [pairs.assign(what="", bits=0.0)], ignore_index=True)
 
@@ -253,12 +257,12 @@ def from_the_middle(
     texts: Sequence[Passage],
     lengths: Sequence[int] = LEFT,
     *,
-    step: int = 3,
+    step: int = 4,
 ) -> pd.DataFrame:
     """Whether mem tells a token of its text's second half, given only a few true tokens before that one.
 
     - ``mem``: those few tokens right behind mem.
-    - ``mem, room``: the same, but told the positions that they have in the text.
+    - ``mem, room``: the same, but told the positions that they have in the text; not where all of it is seen.
     - ``nothing``: those few tokens alone.
 
     Args:
@@ -266,43 +270,33 @@ def from_the_middle(
         vectors: Mem vectors of each text, shape (k, d), k the same for all.
         texts: What the vectors hold.
         lengths: How many tokens before it; those that do not fit between the first token and it are left out.
-        step: Every so many tokens of the second half are asked for.
+        step: One in so many tokens of the second half is asked for.
 
     Returns:
         One row a text, condition, length and token: source, passage, what, left (tokens; inf for the whole text before
         it), position (in the text, from 0), bits, right (whether it is the argmax).
     """
     mems = [mem.to(lm.device, lm.dtype) for mem in vectors]
+    halves = [max(1, (len(text) + 1) // 2) for text in texts]
     parts = []
-    for left in (*lengths, np.inf):
-        asked = [
-            (i, at, at - min(left, at))
-            for i, text in enumerate(texts)
-            for at in range(max(1, (len(text) + 1) // 2), len(text), step)
-            if left < at or left == np.inf
-        ]
-        for what in ("nothing", "mem", "mem, room"):
+    for left in (*lengths, None):
+        # Each span: which text, from where it is seen, and the first and last token asked for.
+        if left is None:
+            spans = [(i, 0, half, len(text) - 1) for i, (text, half) in enumerate(zip(texts, halves, strict=True))]
+        else:
+            asked = [(i, at) for i, text in enumerate(texts) for at in range(halves[i], len(text), step)]
+            spans = [(i, at - left, at, at) for i, at in asked if left < at]
+        for what in ("nothing", "mem") if left is None else ("nothing", "mem", "mem, room"):
             rows = []
-            for i, at, start in asked:
-                k = 0 if what == "nothing" else len(mems[i])
-                seen = _embed(lm, texts[i].token_ids[int(start) : at])
-                # With room, the tokens keep the positions that they have in the text behind mem.
-                first = k + int(start) if what == "mem, room" else k
-                rows.append((torch.cat([mems[i][:k], seen]), [*range(k), *range(first, first + len(seen))]))
-            tokens = [texts[i].token_ids[at] for i, at, _ in asked]
-            nats, gaps = _last(lm, rows, tokens)
-            frame = pd.DataFrame(
-                {
-                    "source": [texts[i].source for i, _, _ in asked],
-                    "passage": [texts[i].id for i, _, _ in asked],
-                    "what": what,
-                    "left": left,
-                    "position": [at for _, at, _ in asked],
-                    "bits": _bits(nats),
-                    "right": gaps > 0,
-                }
-            )
-            parts.append(frame)
+            for i, start, _, last in spans:
+                front = mems[i][:0] if what == "nothing" else mems[i]
+                place = len(front) + (start if what == "mem, room" else 0)
+                rows.append(_behind(lm, Front(front, place), texts[i].token_ids[start:last]))
+            scored = _scored(lm, rows, [texts[i].token_ids[first : last + 1] for i, _, first, last in spans])
+            for (i, _, first, last), (nats, gaps) in zip(spans, scored, strict=True):
+                columns = {"source": texts[i].source, "passage": texts[i].id, "what": what, "left": left or np.inf}
+                values = {"position": range(first, last + 1, step), "bits": _bits(nats[::step])}
+                parts.append(pd.DataFrame({**columns, **values, "right": gaps[::step] > 0}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -312,60 +306,50 @@ def _needs_attention(lm: FrozenLM) -> None:
         raise CrammingError(f"{lm.name} has no attention: take a model of another architecture than Mamba")
 
 
-def _after(
-    lm: FrozenLM, front: Front, token_ids: Sequence[int], *, given: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nats and gaps of tokens behind a front, (L - given,); the first `given` are read but not scored."""
-    tokens = torch.tensor(token_ids, device=lm.device)
-    embeds = torch.cat([front.embeds, _embed(lm, token_ids[:-1])])
-    n = len(front.embeds)
-    places = [*range(n), *range(front.next, front.next + len(token_ids) - 1)]
-    logits = _logits(lm, embeds[None], [places], len(token_ids) - given)
-    nats, gaps = nats_and_gaps(logits, tokens[None, given:])
-    return nats[0], gaps[0]
+def _behind(lm: FrozenLM, front: Front, token_ids: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    """Embeddings (T, d) of a front and the tokens behind it, and their T places."""
+    places = [*range(len(front.embeds)), *range(front.next, front.next + len(token_ids))]
+    return torch.cat([front.embeds, _embed(lm, token_ids)]), places
 
 
-def _logits(lm: FrozenLM, embeds: torch.Tensor, places: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
-    """Logits (B, keep, V) of the last positions of embeddings (B, T, d) at given places."""
-    # Without a mask, a gap in the places is taken for the border between two packed texts, and mem is not seen.
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device)
-    options = {"position_ids": torch.tensor(places, device=lm.device), "attention_mask": mask}
-    return lm.model(inputs_embeds=embeds, **options, use_cache=False, logits_to_keep=keep).logits.float()
+def _scored(
+    lm: FrozenLM, rows: Sequence[tuple[torch.Tensor, list[int]]], tokens: Sequence[Sequence[int]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Nats and gaps, (m,) each, of m tokens behind each row; the last position of the row foretells the last of them.
 
-
-def _last(
-    lm: FrozenLM, rows: Sequence[tuple[torch.Tensor, list[int]]], tokens: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nats and gaps of one token behind each row of embeddings (n, d) and positions; equal lengths go together."""
-    nats, gaps = np.zeros(len(rows)), np.zeros(len(rows))
-    by_length: dict[int, list[int]] = {}
+    Rows are embeddings (T, d) and places, from `_behind`. Those of one shape go through the network together.
+    """
+    shapes: dict[tuple[int, int], list[int]] = {}
     for i, (embeds, _) in enumerate(rows):
-        by_length.setdefault(len(embeds), []).append(i)
-    for length, members in by_length.items():
+        shapes.setdefault((len(embeds), len(tokens[i])), []).append(i)
+    results = {}
+    for (length, m), members in shapes.items():
         size = max(1, ROWS // length)
         for some in (members[at : at + size] for at in range(0, len(members), size)):
-            logits = _logits(lm, torch.stack([rows[i][0] for i in some]), [rows[i][1] for i in some], 1)
-            found = nats_and_gaps(logits, torch.tensor([[tokens[i]] for i in some], device=lm.device))
-            nats[some], gaps[some] = (each[:, 0].cpu().numpy() for each in found)
-    return nats, gaps
+            embeds = torch.stack([rows[i][0] for i in some])
+            # Without a mask, a gap in the places is taken for the border of two packed texts, and mem is not seen.
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device)
+            places = torch.tensor([rows[i][1] for i in some], device=lm.device)
+            logits = lm.model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=m
+            ).logits.float()
+            nats, gaps = nats_and_gaps(logits, torch.tensor([tokens[i] for i in some], device=lm.device))
+            results.update(zip(some, zip(nats.cpu().numpy(), gaps.cpu().numpy(), strict=True), strict=True))
+    return [results[i] for i in range(len(rows))]
 
 
 def _of_words(lm: FrozenLM, front: Front, prompt: Sequence[int], words: Sequence[Sequence[int]]) -> np.ndarray:
     """Nats of each word, summed over its tokens, behind a front and a prompt: (n,)."""
-    embeds = torch.cat([front.embeds, _embed(lm, prompt)])[None]
-    after = front.next + len(prompt)
-    places = torch.tensor([[*range(len(front.embeds)), *range(front.next, after)]], device=lm.device)
-    mask = torch.ones_like(places)  # as in `_logits`
-    out = lm.model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1)
+    embeds, _ = _behind(lm, front, prompt)
+    out = lm.model(inputs_embeds=embeds[None], use_cache=True, logits_to_keep=1)
     longest = max(map(len, words))
     logits = out.logits.expand(len(words), -1, -1)
     if longest > 1:
         # Each word goes on from the same state; what pads a short one comes after it and is not scored.
         padded = torch.tensor([[*word, *[word[-1]] * (longest - len(word))] for word in words], device=lm.device)
         out.past_key_values.batch_repeat_interleave(len(words))
-        places = torch.arange(after, after + longest - 1, device=lm.device).expand(len(words), -1)
         fed = lm.model.get_input_embeddings()(padded[:, :-1])
-        more = lm.model(inputs_embeds=fed, position_ids=places, past_key_values=out.past_key_values).logits
+        more = lm.model(inputs_embeds=fed, past_key_values=out.past_key_values).logits
         logits = torch.cat([logits, more], dim=1)
     else:
         padded = torch.tensor(words, device=lm.device)

@@ -1395,18 +1395,14 @@ def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`continued_summary` by source as a page shows it; shares only where the text surely saves something."""
+    """`continued_summary` by source as a page shows it."""
     rows = {}
     for source, some in frame.groupby("source", sort=False):
-        summary = continued_summary(some)
-        for r in summary.itertuples():
+        for r in continued_summary(some).itertuples():
             rows[source, FRONTS[str(r.Index)]] = {
                 "passages": r.n,
                 "bits a token": f"{r.bits:.2f}",
-                "saved, bits a token": _interval(r.saved, r.low, r.high, 2),
-                "of what the text saves": percent(r.share, r.share_low, r.share_high)
-                if summary.loc["text", "low"] > 0
-                else "",
+                "saved, bits a token": _interval(r.saved, r.low, r.high, 2) if r.Index != "nothing" else "",
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
 
@@ -1522,7 +1518,7 @@ def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
     }
     for (what, left), r in summary.iterrows():
         rows[FRONTS[what]][seen(left)] = percent(r["right"], r["low"], r["high"])
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front")
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("in front")
 
 
 def seen(left: float) -> str:

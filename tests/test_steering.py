@@ -195,9 +195,7 @@ def test_from_the_middle_only_the_last_tokens_are_seen(tiny):
             expected = after(tiny, torch.cat([front, embed(tiny, seen)]), ids[7:8])[0]
             assert mine.loc[(what, left, 7), "bits"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert not np.allclose(mine.loc[("mem, room", 1), "bits"], mine.loc[("nothing", 1), "bits"], atol=1e-3)
-    # With the whole text before it there is no room to leave.
-    whole = mine.xs(np.inf, level="left")["bits"]
-    assert whole["mem, room"].to_numpy() == pytest.approx(whole["mem"].to_numpy())
+    assert ("mem, room", np.inf, 7) not in mine.index  # with the whole text before it there is no room to leave
 
 
 def test_a_model_without_attention_is_refused():
@@ -241,7 +239,6 @@ def test_what_is_saved_is_counted_passage_by_passage():
     assert summary.loc["nothing", "saved"] == 0
     table = tables.continued_table(frame)
     assert table.loc[("novels", "mem"), "saved, bits a token"] == "-0.50 (-1.00 to +0.00)"
-    assert table.loc[("novels", "the text"), "of what the text saves"] == "100% (100% to 100%)"
     assert isinstance(plots.continued(frame), Figure)
 
 
