@@ -322,7 +322,7 @@ def _scored(
     shapes: dict[tuple[int, int], list[int]] = {}
     for i, (embeds, _) in enumerate(rows):
         shapes.setdefault((len(embeds), len(tokens[i])), []).append(i)
-    results = {}
+    results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for (length, m), members in shapes.items():
         size = max(1, ROWS // length)
         for some in (members[at : at + size] for at in range(0, len(members), size)):
