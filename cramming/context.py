@@ -62,7 +62,7 @@ def told(
     mems = [mem.to(lm.device, lm.dtype) for mem in vectors]
     contexts = [table(torch.tensor(passage.token_ids, device=lm.device)) for passage in before]
     none = texts[0][:0]
-    others = _others(passages)
+    others = other_of(passages)
     parts = []
 
     def add(front: torch.Tensor, n: int, *tails: tuple[str, int, torch.Tensor]) -> None:
@@ -132,7 +132,7 @@ def _after(
     return results
 
 
-def _others(passages: Sequence[Passage]) -> dict[int, int]:
+def other_of(passages: Sequence[Passage]) -> dict[int, int]:
     """For each passage another one: the next of its source, around the end, or else simply the next."""
     n = len(passages)
     return {

@@ -97,9 +97,9 @@ def test_gains_by_hand():
 
 def test_the_other_passage_is_of_the_same_source_where_there_is_one(tiny_llama):
     some, _ = chosen(tiny_llama, 4, 4, 4, 4)
-    assert context._others(some) == {0: 1, 1: 0, 2: 3, 3: 2}
-    assert context._others(some[:3]) == {0: 1, 1: 0, 2: 0}
-    assert context._others(some[:1]) == {}
+    assert context.other_of(some) == {0: 1, 1: 0, 2: 3, 3: 2}
+    assert context.other_of(some[:3]) == {0: 1, 1: 0, 2: 0}
+    assert context.other_of(some[:1]) == {}
     frame = context.told(tiny_llama, mems(tiny_llama, 1), some[:1], some[:1], (4,))
     assert not frame["what"].str.startswith("other").any()
 
