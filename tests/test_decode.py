@@ -85,8 +85,8 @@ def test_wrong_token_is_found_where_it_is(position, shift, seed):
 def test_each_way_of_teacher_forcing_has_a_veto(tiny_llama, monkeypatch, way):
     passage = said(tiny_llama, noise(tiny_llama), 6)
 
-    def other_rounding(lm, mem, tokens):
-        nats, gaps = teacher_forced(lm, mem, tokens)
+    def other_rounding(lm, mem, tokens, memory):
+        nats, gaps = teacher_forced(lm, mem, tokens, memory)
         if (len(tokens) == 1) == (way == "alone"):
             gaps[:, 2] = -0.25
         return nats, gaps
@@ -100,7 +100,7 @@ def test_each_way_of_teacher_forcing_has_a_veto(tiny_llama, monkeypatch, way):
 def test_decoding_with_a_cache_has_a_veto(tiny_llama, monkeypatch):
     passage = said(tiny_llama, noise(tiny_llama), 6)
 
-    def astray(lm, mem, n_tokens):
+    def astray(lm, mem, n_tokens, *, memory):
         tokens, gaps = greedy(lm, mem, n_tokens)
         tokens[2] += 1
         return tokens, gaps
@@ -115,7 +115,7 @@ def test_decoding_with_a_cache_has_a_veto(tiny_llama, monkeypatch):
 def test_smallest_gap_of_any_way_is_the_margin(tiny_llama, monkeypatch):
     passage = said(tiny_llama, noise(tiny_llama), 6)
 
-    def close(lm, mem, n_tokens):
+    def close(lm, mem, n_tokens, *, memory):
         tokens, gaps = greedy(lm, mem, n_tokens)
         gaps[4] = 1e-4
         return tokens, gaps
