@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM, linear
+from cramming.precision import quantise
 from cramming.recipes import Recipe
 from cramming.texts import Passage
 
@@ -207,8 +208,13 @@ class _Run:
         return self.param.shape[0] + self.length - 1
 
     def to_mem(self, param: torch.Tensor) -> torch.Tensor:
-        """The vectors the model sees, shape (k, d)."""
-        return param * self.recipe.radius if self.recipe.parametrisation == "sphere" else param
+        """The vectors the model sees, shape (k, d).
+
+        Where they are rounded, the gradient at the rounded ones moves the unrounded ones ("straight through", Bengio,
+        Léonard and Courville 2013, arXiv 1308.3432): rounding itself has a gradient of 0 almost everywhere.
+        """
+        mem = param * self.recipe.radius if self.recipe.parametrisation == "sphere" else param
+        return quantise(mem, self.recipe.bits, self.recipe.block) if self.recipe.bits else mem
 
     def _project(self) -> None:
         """Hold the trained direction on the sphere of radius sqrt(d)."""

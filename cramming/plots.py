@@ -903,4 +903,62 @@ def file_sizes(files: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
     axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+# How ways of changing or rounding vectors look, in the order they come.
+_WAYS = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[3], "^", ":"), (COLOURS[2], "D", "-."))
+
+
+@_styled
+def survival(summary: pd.DataFrame) -> Figure:
+    """Share of a passage that is left after rounding, against bits a number, and after any change, against its angle.
+
+    Args:
+        summary: `cramming.tables.survival_summary` of rounding, noise and zeroing.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    frame = summary.reset_index()
+    names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
+    for what, (colour, marker, style) in zip(names, _WAYS, strict=False):
+        some = frame[frame["what"] == what]
+        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
+        panels = [(axes[1], some["degrees"])]
+        if some["stored_bits"].notna().any():
+            panels.append((axes[0], some["amount"]))
+        for axis, along in panels:
+            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
+            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+    bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
+    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
+    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+@_styled
+def few_bits(frame: pd.DataFrame) -> Figure:
+    """Passages that stay whole, and exact tokens, against bits a number, by when mem was rounded.
+
+    Args:
+        frame: `cramming.tables.few_bits`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4))
+    amounts = sorted(frame["amount"].unique())
+    place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
+    names = list(dict.fromkeys(frame["what"]))
+    for i, (what, (colour, marker, style)) in enumerate(zip(names, _WAYS, strict=False)):
+        some = frame[frame["what"] == what]
+        whole = (some["exact"] == some["length"]).groupby(some["amount"]).mean() * 100
+        tokens = some.groupby("amount")["exact"].mean()
+        for axis, line in zip(axes, (whole, tokens), strict=True):
+            axis.plot(line.index.map(place), line, style, color=colour, marker=marker, linewidth=2, label=what)
+        # Side by side, since many passages keep equally many.
+        beside = some["amount"].map(place) + (i - 1) * 0.15
+        axes[1].plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
+    for axis, label in zip(axes, ("passages whole, %", "exact tokens left"), strict=True):
+        axis.set(xlabel="bits a number", ylabel=label)
+        axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+        axis.grid(visible=False, axis="x")
+    axes[0].set(ylim=(-3, 103))
+    axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
+import pandas as pd
 import torch
 
+from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.recipes import MOST_BITS
+from cramming.texts import Passage
 
 SCALE_BITS = 16  # a scale is a bfloat16
-MOST_BITS = 8
 HEADER = 2  # bytes: bits a number, and block (0: one scale a vector)
 _SHARES = torch.linspace(1, 1 / 16, 31)  # of the widest scale; the narrower ones clip the largest numbers
+_FIRST = 8  # tokens that changed vectors are tried on first: most that fail do so early, and cost little that way
+
+# What was done to mem vectors, how much of it (bits a number, degrees or a share), the bits they take, and the result.
+Change = tuple[str, float, float, torch.Tensor]
 
 
 def quantise(mem: torch.Tensor, bits: int, block: int | None = None) -> torch.Tensor:
@@ -96,6 +107,90 @@ def decode(blob: bytes, d: int) -> torch.Tensor:
     unsigned = np.packbits(np.pad(digits, ((0, 0), (8 - bits, 0))), axis=1)
     codes = torch.from_numpy(unsigned.astype(np.float32)) - 2 ** (bits - 1)
     return _values(codes.view(k, -1, block), scales.view(k, -1))
+
+
+def rounded(mem: torch.Tensor, bits: Iterable[int], block: int | None = None) -> list[Change]:
+    """Mem vectors (k, d) as they are, in two half-precision formats, and by `quantise`, with a scale a vector and,
+    if `block` is given, a scale a block as well."""
+    k, d = mem.shape
+    changes: list[Change] = [("float32", 32, 32 * k * d, mem)]
+    for dtype in (torch.bfloat16, torch.float16):
+        changes.append((str(dtype).removeprefix("torch."), 16, 16 * k * d, mem.to(dtype).float()))
+    for b in bits:
+        changes += [
+            ("scale a block" if size else "scale a vector", b, stored_bits(d, b, size, k), quantise(mem, b, size))
+            for size in dict.fromkeys((None, block))
+        ]
+    return changes
+
+
+def turned(mem: torch.Tensor, degrees: Iterable[float], generator: torch.Generator, draws: int = 1) -> list[Change]:
+    """Mem vectors (k, d), each turned by so many degrees towards random noise, `draws` times anew; norms stay."""
+    normalise = torch.nn.functional.normalize
+    norm, unit, changes = mem.norm(dim=1, keepdim=True), normalise(mem), list[Change]()
+    for _ in range(draws):
+        noise = torch.randn(mem.shape, generator=generator).to(mem.device)
+        across = normalise(noise - (noise * unit).sum(1, keepdim=True) * unit)
+        for angle in degrees:
+            turn = math.radians(angle)
+            changes.append(("noise", angle, math.nan, norm * (math.cos(turn) * unit + math.sin(turn) * across)))
+    return changes
+
+
+def thinned(mem: torch.Tensor, shares: Iterable[float]) -> list[Change]:
+    """Mem vectors (k, d) with that share of the numbers of each set to 0, the smallest ones."""
+    order = mem.abs().argsort(dim=1).argsort(dim=1)  # the rank of each number
+    return [("zeroed", share, math.nan, mem * (order >= round(share * mem.shape[1]))) for share in shares]
+
+
+def survival(
+    lm: FrozenLM,
+    vectors: Sequence[torch.Tensor],
+    passages: Sequence[Passage],
+    change: Callable[[torch.Tensor], list[Change]],
+) -> pd.DataFrame:
+    """How many tokens of each passage are exact after its mem vectors were changed, in several ways.
+
+    Args:
+        lm: The frozen model.
+        vectors: Mem vectors of each passage, shape (k, d).
+        passages: What they hold.
+        change: Gives the changed vectors, such as `rounded`.
+
+    Returns:
+        One row a passage and changed vectors: source, passage, length (tokens), what and amount (see `Change`),
+        stored_bits, degrees (angle to the vectors before), exact (tokens of the longest prefix of which each token is
+        the argmax given the true ones before it; free decoding in the same computation gives the same).
+
+    Raises:
+        CrammingError: If there is no passage, or not as many vectors.
+    """
+    if not len(vectors) == len(passages) > 0:
+        raise CrammingError(f"{len(vectors)} vectors and {len(passages)} passages: give as many of each, at least one")
+    rows = []
+    for mem, passage in zip(vectors, passages, strict=True):
+        changes = change(mem)
+        exact = exact_prefix(lm, torch.stack([changed for *_, changed in changes]), passage.token_ids)
+        for (what, amount, bits, changed), tokens in zip(changes, exact, strict=True):
+            cosine = torch.nn.functional.cosine_similarity(mem.flatten().double(), changed.flatten().double(), dim=0)
+            degrees = math.degrees(math.acos(min(1.0, float(cosine))))
+            rows.append((passage.source, passage.id, len(passage), what, amount, bits, degrees, tokens))
+    columns = ["source", "passage", "length", "what", "amount", "stored_bits", "degrees", "exact"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def exact_prefix(lm: FrozenLM, mems: torch.Tensor, token_ids: Sequence[int]) -> list[int]:
+    """Tokens before the first that is not the argmax given the true ones before it, for each of the mems (n, k, d)."""
+    exact = torch.zeros(len(mems), dtype=torch.long)
+    left = torch.arange(len(mems))
+    for stop in (min(_FIRST, len(token_ids)), len(token_ids)):
+        tokens = torch.tensor(token_ids[:stop], device=lm.device).expand(len(left), -1)
+        _, gaps = teacher_forced(lm, mems[left], tokens)
+        exact[left] = (gaps > 0).int().cumprod(1).sum(1).cpu()
+        left = left[exact[left] == stop]
+        if not len(left):
+            break
+    return exact.tolist()
 
 
 def _codes(mem: torch.Tensor, bits: int, block: int | None) -> tuple[torch.Tensor, torch.Tensor]:

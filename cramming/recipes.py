@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cramming.errors import CrammingError
+
+MOST_BITS = 8  # a number, where mem is rounded
 
 
 class Growth(BaseModel):
@@ -50,6 +52,10 @@ class Recipe(BaseModel):
         "normal", description="standard deviation of the noise mem starts from: of the embedding table, or init_std"
     )
     init_std: float = Field(1.0, gt=0)
+    bits: int | None = Field(
+        None, ge=1, le=MOST_BITS, description="sphere only: mem is rounded to so many bits a number before it is used"
+    )
+    block: int | None = Field(None, ge=1, description="bits only: numbers that share a scale (None: the whole vector)")
     # The optimiser: Adam, with decoupled weight decay where it is above 0.
     lr: float = Field(gt=0)
     lr_min: float = Field(0.0, ge=0, description="cosine only: where the learning rate ends")
@@ -85,6 +91,15 @@ class Recipe(BaseModel):
         "measured", description="trap 5: the released code keeps the vector after the step that followed the best one"
     )
     growth: Growth | None = None
+
+    @field_validator("bits", "block")
+    @classmethod
+    def _goes_with(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and info.field_name == "bits" and info.data.get("parametrisation") != "sphere":
+            raise ValueError("mem is rounded on the sphere only: leave bits out, or set parametrisation to sphere")
+        if value and info.field_name == "block" and not info.data.get("bits"):
+            raise ValueError("numbers share a scale where mem is rounded: leave block out, or set bits")
+        return value
 
     def deciding(self) -> dict[str, object]:
         """The fields that decide a result, for its key.

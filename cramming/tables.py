@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
+from cramming.precision import stored_bits
 from cramming.recipes import RECIPES, Recipe
 
 
@@ -1506,6 +1507,114 @@ def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     models = frame.index.get_level_values("model").unique()
     return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+def survival_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is left of passages after their vectors were changed, one row a way and amount of change.
+
+    Args:
+        frame: From `cramming.precision.survival` or `few_bits`.
+
+    Returns:
+        Indexed by what and amount: n (passages), cases (more, if noise is drawn several times), stored_bits (of the
+        vectors of a passage), degrees (mean angle to the vectors before), exact_mean, exact_sd, exact_sem (tokens),
+        share_mean, share_sem (of the tokens of a passage), whole (cases of which every token is left), bits_per_token
+        (bits stored over tokens left, sums over passages; infinite if none is left).
+    """
+    rows = {}
+    share = frame["exact"] / frame["length"]
+    for key, some in frame.assign(share=share).groupby(["what", "amount"], sort=False):
+        rows[key] = {
+            "n": some["passage"].nunique(),
+            "cases": len(some),
+            "stored_bits": some["stored_bits"].mean(),
+            "degrees": some["degrees"].mean(),
+            "exact_mean": some["exact"].mean(),
+            "exact_sd": some["exact"].std(),
+            "exact_sem": some["exact"].sem(),
+            "share_mean": some["share"].mean(),
+            "share_sem": some["share"].sem(),
+            "whole": int((some["exact"] == some["length"]).sum()),
+            "bits_per_token": _ratio(some["stored_bits"].sum(), some["exact"].sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "amount"])
+
+
+def survival_table(summary: pd.DataFrame, first: str = "written as") -> pd.DataFrame:
+    """`survival_summary` of what takes a number of bits, as a page shows it; `first` heads the first column."""
+    some = summary[summary["stored_bits"].notna()].reset_index()
+    rows = {
+        (row.what, f"{row.amount:g}"): {
+            "bits a vector": f"{row.stored_bits:,.0f}",
+            "angle, degrees": f"{row.degrees:.1f}" if row.degrees == row.degrees else "",
+            "exact tokens left": _spread(row.exact_mean, row.exact_sd),
+            "passages whole": f"{row.whole} of {row.n}",
+            "bits of vector a token left": f"{row.bits_per_token:,.0f}" if np.isfinite(row.bits_per_token) else "",
+        }
+        for row in some.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis([first, "bits a number"])
+
+
+def fewest_bits(frame: pd.DataFrame) -> pd.DataFrame:
+    """The fewest bits a number at which passages stay exact over their whole length, and at all more that were tried.
+
+    Args:
+        frame: From `cramming.precision.survival` or `few_bits`.
+
+    Returns:
+        One row a way of rounding and passage: what, source, passage, length, fewest (bits a number; nan if some token
+        is lost even at the most), stored_bits (of the vectors of that passage, then).
+    """
+    rows = []
+    some = frame[frame["stored_bits"].notna()].sort_values("amount", ascending=False)
+    for (what, source, passage), each in some.groupby(["what", "source", "passage"], sort=False):
+        kept = each[(each["exact"] == each["length"]).cummin()]
+        fewest, bits = (kept["amount"].iloc[-1], kept["stored_bits"].iloc[-1]) if len(kept) else (np.nan, np.nan)
+        rows.append((what, source, passage, each["length"].iloc[0], fewest, bits))
+    return pd.DataFrame(rows, columns=["what", "source", "passage", "length", "fewest", "stored_bits"])
+
+
+def fewest_for_all(frame: pd.DataFrame) -> pd.Series:
+    """By way of rounding the fewest bits a number at which all passages stay exact; nan if they do at none tried."""
+    return fewest_bits(frame).groupby("what", sort=False)["fewest"].agg(lambda bits: bits.max(skipna=False))
+
+
+IN_THE_LOOP = "rounded while crammed"
+
+
+def by_rounding(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the store with the columns bits (mem was rounded to; nan if it was not) and stop_margin (logits)."""
+    hows = [Recipe.model_validate_json(text) for text in results["recipe_json"]]
+    bits = np.array([how.bits or np.nan for how in hows])
+    return results.assign(bits=bits, stop_margin=[how.stop_margin for how in hows])
+
+
+def few_bits(runs: pd.DataFrame, afterwards: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rounding in the loop and rounding afterwards side by side.
+
+    Args:
+        runs: Rows from `by_rounding`; those rounded with one scale a vector count. Their tokens left are those that
+            free decoding gives.
+        afterwards: From `cramming.precision.survival` with `rounded`, by what to call the vectors that were rounded.
+
+    Returns:
+        The columns of `cramming.precision.survival`, what being the way of rounding and amount the bits a number;
+        degrees is nan in the loop, where there is no vector before.
+    """
+    parts = [
+        frame[frame["what"].isin(["float32", "scale a vector"])].assign(what=name)
+        for name, frame in afterwards.items()
+    ]
+    loop = runs[runs["bits"].notna()].sort_values("bits", ascending=False)
+    bits = [stored_bits(row.width, int(row.bits), k=row.n_vectors) for row in loop.itertuples()]
+    columns = {"what": IN_THE_LOOP, "amount": loop["bits"], "stored_bits": bits, "degrees": np.nan}
+    parts.append(loop[["source", "passage", "length"]].assign(**columns, exact=loop["correct_greedy"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def information_per_token(runs: pd.DataFrame) -> float:
+    """Bits that a token of the passages of runs carries without mem, mean over tokens 1 on of all passages."""
+    nats = [np.asarray(row.token_nats_without)[1 : row.length] for row in runs.itertuples()]
+    return float(metrics.nats_to_bits(np.concatenate(nats).mean()))
 
 
 def published_table() -> pd.DataFrame:
