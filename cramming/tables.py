@@ -1507,6 +1507,8 @@ def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     models = frame.index.get_level_values("model").unique()
     return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+
+
 def survival_summary(frame: pd.DataFrame) -> pd.DataFrame:
     """What is left of passages after their vectors were changed, one row a way and amount of change.
 
