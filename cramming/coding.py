@@ -42,7 +42,8 @@ class Coder:
         name: What the pages call it.
         settings: What it was set to, in a phrase.
         write: From a passage to the bytes of the file.
-        read: From the bytes of files to their texts in UTF-8. Several at once, since vectors decode faster side by side.
+        read: From the bytes of files to their texts in UTF-8; several at once, since vectors decode faster
+            side by side.
     """
 
     name: str

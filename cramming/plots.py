@@ -903,6 +903,7 @@ def file_sizes(files: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
     axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+    return figure
 
 
 # How ways of changing or rounding vectors look, in the order they come.
