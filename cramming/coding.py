@@ -23,7 +23,6 @@ import zstandard
 from constriction import stream  # an attribute of a compiled module, not a module of its own
 
 from cramming import precision
-from cramming.decode import greedy, teacher_forced
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.texts import Passage, from_tokens
@@ -43,13 +42,14 @@ class Coder:
         name: What the pages call it.
         settings: What it was set to, in a phrase.
         write: From a passage to the bytes of the file.
-        read: From those bytes to the text in UTF-8.
+        read: From the bytes of files to their texts in UTF-8; several at once, since vectors decode faster
+            side by side.
     """
 
     name: str
     settings: str
     write: Callable[[Passage], bytes]
-    read: Callable[[bytes], bytes]
+    read: Callable[[Sequence[bytes]], list[bytes]]
 
 
 def general() -> list[Coder]:
@@ -91,7 +91,7 @@ def general() -> list[Coder]:
         ),
     }
     return [
-        Coder(name, settings, lambda passage, to=to: to(passage.text.encode()), back)  # type: ignore[misc]
+        Coder(name, settings, lambda passage, to=to: to(passage.text.encode()), _each(back))  # type: ignore[misc]
         for name, (settings, to, back) in ways.items()
     ]
 
@@ -104,13 +104,13 @@ def by_model(lm: FrozenLM) -> list[Coder]:
             "token ids",
             f"{8 * number.itemsize} bits each",
             lambda passage: np.array(passage.token_ids, number).tobytes(),
-            lambda data: _text(lm, np.frombuffer(data, number).tolist()),
+            _each(lambda data: _text(lm, np.frombuffer(data, number).tolist())),
         ),
         Coder(
             "model and range coder",
             f"constriction; {COUNT_BYTES} bytes of length",
             lambda passage: encode_tokens(lm, passage.token_ids),
-            lambda data: _text(lm, decode_tokens(lm, data)),
+            _each(lambda data: _text(lm, decode_tokens(lm, data))),
         ),
     ]
 
@@ -122,7 +122,7 @@ def by_vector(lm: FrozenLM, vectors: Mapping[str, torch.Tensor]) -> list[Coder]:
 
     Args:
         lm: The frozen model.
-        vectors: By passage id, shape (k, d).
+        vectors: By passage id, shape (k, d), the same k for all.
     """
 
     def coder(
@@ -131,9 +131,11 @@ def by_vector(lm: FrozenLM, vectors: Mapping[str, torch.Tensor]) -> list[Coder]:
         pack: Callable[[Passage], bytes],
         unpack: Callable[[bytes], torch.Tensor],
     ) -> Coder:
-        def read(data: bytes) -> bytes:
-            tokens, _ = greedy(lm, unpack(data[COUNT_BYTES:]), _count(data))
-            return _text(lm, tokens.tolist())
+        def read(data: Sequence[bytes]) -> list[bytes]:
+            mems = torch.stack([unpack(one[COUNT_BYTES:]) for one in data])
+            counts = [_count(one) for one in data]
+            said = _greedy(lm, mems, max(counts))
+            return [_text(lm, tokens[:n]) for tokens, n in zip(said, counts, strict=True)]
 
         return Coder(name, settings, lambda passage: _head(passage) + pack(passage), read)
 
@@ -228,11 +230,9 @@ def fewest_bits(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> by
     Returns:
         What `cramming.precision.encode` makes of them. If no number of bits it knows is enough, that with the most.
     """
-    tokens = torch.tensor(token_ids, device=lm.device)
     blobs = [precision.encode(mem, bits) for bits in range(1, precision.MOST_BITS + 1)]
     rounded = torch.stack([precision.decode(blob, lm.width) for blob in blobs])
-    _, gaps = teacher_forced(lm, rounded, tokens.expand(len(blobs), -1))
-    exact = (gaps.amin(1) > 0).tolist()
+    exact = [tokens == len(token_ids) for tokens in precision.exact_prefix(lm, rounded, token_ids)]
     return blobs[exact.index(True) if any(exact) else -1]
 
 
@@ -254,13 +254,14 @@ def files(passages: Sequence[Passage], coders: Sequence[Coder]) -> pd.DataFrame:
     rows = list[tuple[Any, ...]]()
     with TemporaryDirectory() as folder:
         for coder in coders:
-            for passage in passages:
-                text = passage.text.encode()
-                path = Path(folder) / f"{len(rows)}.bin"
+            paths = [Path(folder) / f"{i}.bin" for i in range(len(passages))]
+            for path, passage in zip(paths, passages, strict=True):
                 path.write_bytes(coder.write(passage))
-                same = coder.read(path.read_bytes()) == text
-                about = (passage.source, passage.id, len(passage), len(passage.text), len(text))
-                rows.append((coder.name, coder.settings, *about, path.stat().st_size, same))
+            texts = coder.read([path.read_bytes() for path in paths])
+            for path, passage, text in zip(paths, passages, texts, strict=True):
+                utf8 = passage.text.encode()
+                about = (passage.source, passage.id, len(passage), len(passage.text), len(utf8))
+                rows.append((coder.name, coder.settings, *about, path.stat().st_size, text == utf8))
     columns = ["coder", "settings", "source", "passage", "tokens", "characters", "utf8", "bytes", "same"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -272,8 +273,29 @@ def _predictions(lm: FrozenLM) -> Generator[Any, int, None]:
     while True:
         with torch.no_grad():
             out = lm.model(input_ids=torch.tensor([[token]], device=lm.device), use_cache=True, **state)
-        state = {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+        state = _state(out)
         token = yield stream.model.Categorical(out.logits[0, -1].float().softmax(0).cpu().numpy(), lazy=True)
+
+
+@torch.no_grad()
+def _greedy(lm: FrozenLM, mems: torch.Tensor, n: int) -> list[list[int]]:
+    """n tokens from each of the mems (B, k, d), all side by side."""
+    inputs, state, tokens = mems.to(lm.device, lm.dtype), dict[str, Any](), []
+    for _ in range(n):
+        out = lm.model(inputs_embeds=inputs, use_cache=True, **state)
+        state = _state(out)
+        tokens.append(out.logits[:, -1].argmax(1, keepdim=True))
+        inputs = lm.model.get_input_embeddings()(tokens[-1])
+    return torch.cat(tokens, dim=1).tolist()
+
+
+def _state(out: Any) -> dict[str, Any]:
+    """What a model remembers of what it read: keys and values, or a recurrent state."""
+    return {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+
+
+def _each(read: Callable[[bytes], bytes]) -> Callable[[Sequence[bytes]], list[bytes]]:
+    return lambda data: [read(one) for one in data]
 
 
 def _shortest(words: np.ndarray, token_ids: Sequence[int], expected: Sequence[Any]) -> bytes:

@@ -66,7 +66,7 @@ def test_every_text_comes_back_and_sizes_are_those_of_the_files(tiny_llama):
 
 
 def test_a_text_that_does_not_come_back_is_told(tiny_llama):
-    careless = coding.Coder("careless", "", lambda passage: passage.text.encode()[:-1], bytes)
+    careless = coding.Coder("careless", "", lambda passage: passage.text.encode()[:-1], list)
     texts = [from_text("abc", tiny_llama.tokenizer)]
     frame = coding.files(texts, [careless])
     assert (frame["bytes"].item(), frame["same"].item()) == (2, False)
