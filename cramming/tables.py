@@ -1404,7 +1404,7 @@ def forecast_table(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             rows[target, name] = {
                 "passages": f"{row['n']:.0f}",
                 "mean absolute error": f"{row['error']:,.1f}",
-                "less than the first": _interval(row["better"], row["low"], row["high"]) if place else "",
+                "less than the first": _interval(row["better"], row["low"], row["high"], 2) if place else "",
                 "variance of the logarithm told": f"{row['r2']:.0%}" if place else "",
                 "truth in the interval": f"{covered} ({low} to {high})",
                 "upper over lower end": f"{row['width']:,.1f}" if row["width"] < 1e6 else "unbounded",
@@ -1431,9 +1431,10 @@ def growth_correlations(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def stops(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.growth.stops` as a page shows it, one row a passage."""
+    """`cramming.growth.stops` as a page shows it, one row a run."""
     return pd.DataFrame(
         {
+            "recipe": frame["recipe"],
             "exact tokens": frame["length"],
             "next token": [repr(token) for token in frame["token"]],
             "bits without mem": frame["nats"].map(metrics.nats_to_bits).map("{:.1f}".format),
@@ -1441,6 +1442,7 @@ def stops(frame: pd.DataFrame) -> pd.DataFrame:
             "tokens that surprise less": frame["harder"].map(_share),
             "rank with mem": frame["rank_with"].map("{:,}".format),
             "gap with mem, logits": frame["gap"].map("{:.1f}".format),
+            "steps in vain": frame["steps"].map("{:,.0f}".format),
             "of all steps": frame["share"].map(_share),
             "tokens wrong at a step": frame["mistakes"].map("{:.1f}".format),
             "steps with an earlier one wrong": frame["lost"].map(_share),
