@@ -74,7 +74,7 @@ def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
 def correlations(tokens: pd.DataFrame, against: str = "nats") -> pd.DataFrame:
     """Spearman correlation of the steps of tokens with what they are without mem, run by run.
 
-    What a token costs also depends on where it stands, whatever it is, so that a correlation is given with the position
+    What a token costs also depends on where it stands, whatever it is. So a correlation is given with the position
     taken out as well: of what is left of both ranks after a least-squares line in the rank of the position.
 
     Args:
