@@ -74,8 +74,8 @@ def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
 def correlations(tokens: pd.DataFrame, against: str = "nats") -> pd.DataFrame:
     """Spearman correlation of the steps of tokens with what they are without mem, run by run.
 
-    Later tokens cost more, whatever they are, so that a correlation is given with the position taken out as well: of
-    what is left of both ranks after a least-squares line in the rank of the position.
+    What a token costs also depends on where it stands, whatever it is. So a correlation is given with the position
+    taken out as well: of what is left of both ranks after a least-squares line in the rank of the position.
 
     Args:
         tokens: From `costs`; the first token, and those that were not got, are left out.
@@ -83,15 +83,16 @@ def correlations(tokens: pd.DataFrame, against: str = "nats") -> pd.DataFrame:
 
     Returns:
         One row a run: recipe, source, passage, n (tokens), rho, rho_within (position taken out; nan for the position
-        itself, or where nothing is left).
+        itself, or where nothing is left). With fewer than three tokens both are nan.
     """
     rows = []
     for (recipe, source, passage), some in tokens.groupby(["recipe", "source", "passage"], sort=False):
         some = some[some["got"] & (some["position"] > 0)]
         steps, other, place = (some[name].rank().to_numpy() for name in ("steps", against, "position"))
-        rows.append(
-            (recipe, source, passage, len(some), _r(steps, other), _r(_rest(steps, place), _rest(other, place)))
-        )
+        both = (math.nan, math.nan)
+        if len(some) > 2:
+            both = _r(steps, other), _r(_rest(steps, place), _rest(other, place))
+        rows.append((recipe, source, passage, len(some), *both))
     return pd.DataFrame(rows, columns=["recipe", "source", "passage", "n", "rho", "rho_within"])
 
 
@@ -117,7 +118,7 @@ def stops(
         vectors: The kept vectors by key, each (k, d).
 
     Returns:
-        One row a passage that did not come to the end of its text: source, passage, length (exact tokens), ended,
+        One row a run that was still at a token when it ended: recipe, source, passage, length (exact tokens), ended,
         token (its text), nats and rank (without mem), harder (share of the prefix's tokens that surprise less), steps
         and share (spent on it, in vain), mistakes and lost (see `costs`), nats_with, rank_with and gap (logits; by how
         much it misses with the kept vector, which holds the prefix), hardest (steps of the costliest token got), free
@@ -137,6 +138,7 @@ def stops(
         nats, gap = nats_and_gaps(logits, ids[:, -1:])
         rows.append(
             {
+                "recipe": run.recipe,
                 "source": run.source,
                 "passage": run.passage,
                 "length": run.length,
@@ -245,8 +247,6 @@ def _rest(values: NDArray[np.float64], along: NDArray[np.float64]) -> NDArray[np
 
 def _r(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Correlation of two arrays (n,), nan where one of them does not vary."""
-    if len(a) < 3:
-        return math.nan
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt((a @ a) * (b @ b))
     return float(a @ b / size) if size > 1e-9 else math.nan

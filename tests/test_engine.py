@@ -548,7 +548,6 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_llama, prose, m
         assert_same(run, other, rel=1e-6)
         assert (run.path is not None) == path
         if path:
-            assert len(run.path)
             assert torch.allclose(run.path, other.path, rtol=1e-4)
         assert run.seconds > before[run.passage.id]  # the time before the interruption counts
 
