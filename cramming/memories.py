@@ -66,11 +66,14 @@ class Vectors:
 class Prefix(Vectors):
     """Keys and values of one position ahead of the text, in k layers spread evenly over the model.
 
-    The position is the first. Behind it comes the model's start token, which predicts token 0. A layer without trained
-    numbers has the keys and values of the start token there: it costs no floats, and models expect it at their first
-    position. The numbers of a layer are in units of what noise in the input gives there, keys and values apart, so
-    that one learning rate fits all layers. Source: prefix tuning (Li and Liang 2021, arXiv 2101.00190), here without
-    the network that made training steadier there.
+    The position is the first. A layer without trained numbers has the keys and values of the model's start token
+    there: it costs no floats, and models expect it at their first position. Behind it comes a line break, which
+    predicts token 0. It is not the start token, at which the residual stream of SmolLM2 grows so large, wherever it
+    stands, that what it attends to hardly shows in it.
+
+    The numbers of a layer are in units of what noise in the input gives there, keys and values apart, so that one
+    learning rate fits all layers. Source: prefix tuning (Li and Liang 2021, arXiv 2101.00190), here without the
+    network that made training steadier there.
     """
 
     name = "prefix"
@@ -82,7 +85,7 @@ class Prefix(Vectors):
         return k, 2 * keys.numel()
 
     def positions(self, k: int, n: int) -> int:
-        """Positions that go through the model: the start token and all tokens but the last. The prefix does not."""
+        """Positions that go through the model: the line break and all tokens but the last. The prefix does not."""
         return n
 
     def layers(self, lm: FrozenLM, k: int) -> list[int]:
@@ -112,8 +115,8 @@ class Prefix(Vectors):
                 (keys.reshape(shape) * key_unit).to(lm.dtype),
                 (values.reshape(shape) * value_unit).to(lm.dtype),
             )
-        start = torch.full((batch, 1), _start_id(lm), device=tokens.device)
-        return Feed(lm.model.get_input_embeddings()(torch.cat([start, tokens[:, :-1]], dim=1)), tuple(past))
+        opening = torch.full((batch, 1), _line_break(lm), device=tokens.device)
+        return Feed(lm.model.get_input_embeddings()(torch.cat([opening, tokens[:, :-1]], dim=1)), tuple(past))
 
 
 class ProtoTokens(Vectors):
@@ -160,6 +163,11 @@ def _start_id(lm: FrozenLM) -> int:
     """The token that the model's texts begin with, or else the one that they end with."""
     ids = lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id
     return next((int(i) for i in ids if i is not None), 0)
+
+
+def _line_break(lm: FrozenLM) -> int:
+    """The token of a line break, or the last one where it takes several."""
+    return int(lm.tokenizer("\n", add_special_tokens=False)["input_ids"][-1])
 
 
 @lru_cache(maxsize=8)

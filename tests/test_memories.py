@@ -14,7 +14,7 @@ from cramming import CrammingError, plots, tables
 from cramming.decode import certify, greedy, reading_seconds, teacher_forced
 from cramming.engine import cram, score
 from cramming.horizon import horizon
-from cramming.memories import MEMORIES, _past, _start_id, _start_token, _units, sized
+from cramming.memories import MEMORIES, _line_break, _past, _start_token, _units, sized
 from cramming.recipes import recipe
 from cramming.store import Store
 from cramming.sweep import Plan, recheck, sweep
@@ -46,7 +46,7 @@ def test_floats_and_positions_by_hand(tiny_llama):
     assert {memory: way.shape(tiny_llama, 2) for memory, way in MEMORIES.items()} == {
         "vectors": (2, 64), "prefix": (2, 128), "proto": (2, 64),
     }  # fmt: skip
-    # Five tokens: two vectors and four of them; the start token and four of them; one vector and five times another.
+    # Five tokens: two vectors and four of them; the line break and four of them; one vector and five times another.
     assert {memory: way.positions(2, 5) for memory, way in MEMORIES.items()} == {"vectors": 6, "prefix": 5, "proto": 6}
     tokens = torch.arange(5)[None]
     for memory, k in SHAPES:
@@ -78,7 +78,7 @@ def test_prefix_stands_for_a_token_in_front(tiny):
     # Keys and values of some token, in every layer, are as good as that token.
     mem = in_units(tiny, _past(tiny, table(torch.tensor([[ids[0]]]))))
     nats, gaps = teacher_forced(tiny, mem, torch.tensor([ids[1:]]), "prefix")
-    logits = tiny.model(input_ids=torch.tensor([[ids[0], _start_id(tiny), *ids[1:-1]]])).logits[0, 1:]
+    logits = tiny.model(input_ids=torch.tensor([[ids[0], _line_break(tiny), *ids[1:-1]]])).logits[0, 1:]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
     assert nats[0].numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
     assert (gaps[0] > 0).tolist() == (logits.argmax(1) == torch.tensor(ids[1:])).tolist()
