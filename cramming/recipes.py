@@ -171,10 +171,13 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 # The same with a prefix that grows, for horizons. How long a step may be depends on how many tokens it must not lose,
-# not on how much of the budget is left.
+# not on how much of the budget is left. With so many tokens to hold, steps that are long enough to win the next one
+# lose others: their running average loses fewer.
 RECIPES["horizon"] = RECIPES["best"].model_copy(
     update={
         "name": "horizon",
+        "lr": 0.3,
+        "averaging": 0.1,
         "schedule": "by_length",
         "lr_min": 0.0,
         "max_steps": None,
