@@ -1835,8 +1835,8 @@ def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
         sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
-        token), per_character and per_token (bits), together (bytes of one file for all, nan where there is none; of
-        vectors the sum), together_of_text (the same over the text's), together_same (whether it came back).
+        token), per_character and per_token (bits), together (bytes of one file for all; of coders that wrote none,
+        the sum), together_of_text (the same over the text's), together_same (whether it came back).
     """
     one = together.set_index("coder")
     rows = {}
