@@ -242,7 +242,7 @@ def _ranks(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 def _rest(values: NDArray[np.float64], along: NDArray[np.float64]) -> NDArray[np.float64]:
     """What a least-squares line along another variable leaves of values, both (n,)."""
     values, along = values - values.mean(), along - along.mean()
-    return values - along * (values @ along) / max(along @ along, 1e-12)
+    return values - along * (values @ along) / max(float(along @ along), 1e-12)
 
 
 def _r(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
