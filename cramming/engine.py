@@ -419,7 +419,11 @@ class _Packing:
         if ahead:  # in front of every sequence stand the prefixes of all rows, and each row sees its own
             sees = torch.cat([owner[:, :, None] == torch.arange(len(self.fed)), sees], dim=2)
         past = tuple(
-            tuple(part.transpose(0, 2).expand(self.sequences, -1, -1, -1) for part in pair) for pair in feed.past
+            (
+                keys.transpose(0, 2).expand(self.sequences, -1, -1, -1),
+                values.transpose(0, 2).expand(self.sequences, -1, -1, -1),
+            )
+            for keys, values in feed.past
         )
         mask = torch.zeros(sees.shape, dtype=embeds.dtype).masked_fill(~sees, torch.finfo(embeds.dtype).min)
         packed = embeds.flatten(0, 1)[source.to(embeds.device)]
