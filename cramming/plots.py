@@ -756,7 +756,7 @@ def memories(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.set_ylim(0, None)
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=3, borderaxespad=0.2)
     return figure
 
 

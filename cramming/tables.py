@@ -1169,11 +1169,11 @@ def several_ends_table(frame: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis("vectors")
 
 
-# What a passage is crammed into, as a page calls it, and the parts of it.
+# What a passage is crammed into, as a page calls it, and with the number of its parts.
 MEMORIES = {
-    "vectors": ("mem vectors", "vector"),
-    "prefix": ("keys and values", "layer"),
-    "proto": ("proto-tokens", "vector"),
+    "vectors": ("mem vectors", "{} mem vector"),
+    "prefix": ("keys and values", "keys and values in {} layer"),
+    "proto": ("proto-tokens", "{} proto-token"),
 }
 
 
@@ -1223,9 +1223,8 @@ def memories(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def memory_in_words(memory: str, parts: int) -> str:
-    """Such as ``keys and values, 3 layers``."""
-    name, part = MEMORIES[memory]
-    return f"{name}, {parts} {part}{'s' if parts > 1 else ''}"
+    """Such as ``keys and values in 3 layers``."""
+    return MEMORIES[memory][1].format(parts) + ("s" if parts > 1 else "")
 
 
 def memories_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -239,8 +239,8 @@ def test_memories_are_compared_passage_by_passage():
     assert table.loc[(128, "prefix"), ["more", "more_low", "more_high"]].tolist() == [2, 1, 3]
     assert np.isnan(table.loc[(128, "vectors"), "more"])
     shown = tables.memories_table(table.reset_index())
-    assert shown.loc[("128", "keys and values, 1 layer"), "against as many vectors"] == "+2.0 (+1.0 to +3.0)"
-    assert shown.loc[("128", "mem vectors, 2 vectors"), "against as many vectors"] == ""
+    assert shown.loc[("128", "keys and values in 1 layer"), "against as many vectors"] == "+2.0 (+1.0 to +3.0)"
+    assert shown.loc[("128", "2 mem vectors"), "against as many vectors"] == ""
 
 
 def test_seconds_to_read_are_medians_over_readings():
@@ -250,9 +250,9 @@ def test_seconds_to_read_are_medians_over_readings():
         columns=["memory", "n_vectors", "tokens", "seconds"],
     )
     shown = tables.memories_seconds(summary, read)
-    assert shown.loc[("128", "keys and values, 1 layer")].tolist() == ["2", "5 to 9", "200.0", "1.40"]
-    assert shown.loc[("128", "mem vectors, 2 vectors")].tolist() == ["2", "4", "1,000.0", "5.00"]
-    assert shown.loc[("64", "mem vectors, 1 vector")].tolist() == ["2", "", "", ""]
+    assert shown.loc[("128", "keys and values in 1 layer")].tolist() == ["2", "5 to 9", "200.0", "1.40"]
+    assert shown.loc[("128", "2 mem vectors")].tolist() == ["2", "4", "1,000.0", "5.00"]
+    assert shown.loc[("64", "1 mem vector")].tolist() == ["2", "", "", ""]
 
 
 def test_tried_recipes_are_shown_best_first():
@@ -267,7 +267,7 @@ def test_tried_recipes_are_shown_best_first():
         for lr, n in ((0.1, 3), (0.3, 5))
     ]
     shown = tables.memories_tuning(frame(*tried))
-    assert shown.index.tolist() == [("keys and values, 2 layers", f"lr = {lr}") for lr in (0.3, 0.1)]
+    assert shown.index.tolist() == [("keys and values in 2 layers", f"lr = {lr}") for lr in (0.3, 0.1)]
     assert shown["exact horizon, tokens"].tolist() == ["5.0", "3.0"]
 
 
