@@ -80,8 +80,8 @@ def fails(match: str, call, *arguments, **options) -> None:
 
 def test_smoke_plan_is_stored_once(smoke):
     frame = smoke.frame()
-    assert frame["kind"].value_counts().to_dict() == {"horizon": 22, "cram": 16}
-    assert frame["source"].value_counts().to_dict() == {"novels": 25, "fresh": 11, "random": 2}
+    assert frame["kind"].value_counts().to_dict() == {"horizon": 32, "cram": 22}
+    assert frame["source"].value_counts().to_dict() == {"novels": 36, "fresh": 16, "random": 2}
     assert smoke.keys() == set(smoke.vectors()) == set(frame["key"])
     before = contents(smoke.root)
     assert still_to_run(load_plan("smoke"), smoke) == []
