@@ -130,6 +130,8 @@ def estimate(
     Example: cramming estimate --file my-text.txt
     """
     from cramming import models, predict
+    from cramming.recipes import recipe
+    from cramming.tables import changes
     from cramming.texts import from_text
 
     if (text is None) == (file is None):
@@ -142,12 +144,14 @@ def estimate(
     stored = predict.read(model)
     lm = models.load(model)
     told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)
-    horizon, steps = told.loc["horizon"], told.loc["steps"]
+    horizon, steps, how = told.loc["horizon"], told.loc["steps"], stored["recipe"]
+    differs = changes(recipe(how.name).model_dump(exclude={"name", "max_token_passes"}), how.model_dump())
+    named = f"{how.name} with {differs}" if differs else how.name
     print(
         f"exact horizon: {horizon.predicted:.0f} tokens ({horizon.low:.0f} to {horizon.high:.0f}), "
-        f"with {stored['recipe'].budget} a passage\n"
+        f"with {how.budget} a passage\n"
         f"first {stored['first']} tokens: {steps.predicted:.0f} steps ({steps.low:.0f} to {steps.high:.0f})\n"
-        f"{predict.LEVEL:.0%} intervals from {len(stored['rows'])} crams of {model}, recipe {stored['recipe'].name}, "
+        f"{predict.LEVEL:.0%} intervals from {len(stored['rows'])} crams of {model}, recipe {named}, "
         f"one mem vector; they hold for texts like these and for no other budget"
     )
 

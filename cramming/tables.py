@@ -326,7 +326,7 @@ def variants(results: pd.DataFrame, base: Recipe) -> pd.DataFrame:
     fields, lengths = base.model_dump(exclude={"name", "max_token_passes"}), {}
     for text, some in runs.groupby("recipe_json", sort=False):
         how = Recipe.model_validate_json(str(text)).model_dump()
-        lengths[_changes(fields, how) or "nothing"] = some.set_index("passage")["length"]
+        lengths[changes(fields, how) or "nothing"] = some.set_index("passage")["length"]
     if "nothing" not in lengths:
         raise CrammingError(f"no row has the recipe {base.name} to compare with: sweep a plan that has it")
     rows = {}
@@ -342,7 +342,7 @@ def variants(results: pd.DataFrame, base: Recipe) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("changed")
 
 
-def _changes(base: Mapping[str, object], how: Mapping[str, object]) -> str:
+def changes(base: Mapping[str, object], how: Mapping[str, object]) -> str:
     """The fields that differ, in words: ``growth.block = 16, lr = 0.1``."""
     said = []
     for field, value in base.items():
@@ -1273,7 +1273,7 @@ def memories_tuning(runs: pd.DataFrame) -> pd.DataFrame:
     for (memory, parts, text), some in _some(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
         how = Recipe.model_validate_json(str(text)).model_dump()
         loss = np.mean([losses[-1] for losses in some["trace_loss"]])
-        rows.append((memory_in_words(memory, parts), _changes(base, how), len(some), some["length"].mean(), loss))
+        rows.append((memory_in_words(memory, parts), changes(base, how), len(some), some["length"].mean(), loss))
     names = ["memory", "recipe", "passages", "horizon", "loss"]
     tried = pd.DataFrame(rows, columns=names).sort_values(["memory", "horizon", "loss"], ascending=[True, False, True])
     return pd.DataFrame(
