@@ -23,6 +23,7 @@ import zstandard
 from constriction import stream  # an attribute of a compiled module, not a module of its own
 
 from cramming import precision
+from cramming.decode import carried
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.texts import Passage, from_tokens
@@ -273,7 +274,7 @@ def _predictions(lm: FrozenLM) -> Generator[Any, int, None]:
     while True:
         with torch.no_grad():
             out = lm.model(input_ids=torch.tensor([[token]], device=lm.device), use_cache=True, **state)
-        state = _state(out)
+        state = carried(out)
         token = yield stream.model.Categorical(out.logits[0, -1].float().softmax(0).cpu().numpy(), lazy=True)
 
 
@@ -283,15 +284,10 @@ def _greedy(lm: FrozenLM, mems: torch.Tensor, n: int) -> list[list[int]]:
     inputs, state, tokens = mems.to(lm.device, lm.dtype), dict[str, Any](), []
     for _ in range(n):
         out = lm.model(inputs_embeds=inputs, use_cache=True, **state)
-        state = _state(out)
+        state = carried(out)
         tokens.append(out.logits[:, -1].argmax(1, keepdim=True))
         inputs = lm.model.get_input_embeddings()(tokens[-1])
     return torch.cat(tokens, dim=1).tolist()
-
-
-def _state(out: Any) -> dict[str, Any]:
-    """What a model remembers of what it read: keys and values, or a recurrent state."""
-    return {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
 
 
 def _each(read: Callable[[bytes], bytes]) -> Callable[[Sequence[bytes]], list[bytes]]:

@@ -198,6 +198,11 @@ def nats_and_gaps(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Ten
     return (logits.logsumexp(2) - true[..., 0]), (true[..., 0] - others)
 
 
+def ranks(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Rank of each token (L,) among the logits (L, V) for it; 1 is the likeliest."""
+    return 1 + (logits > logits.gather(1, tokens[:, None])).sum(1)
+
+
 def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], memory: MemoryName) -> None:
     _, width = MEMORIES[memory].shape(lm, 1)
     if mem.ndim != 2 or mem.shape[1] != width:

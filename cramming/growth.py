@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cramming.decode import nats_and_gaps
+from cramming.decode import nats_and_gaps, ranks
 from cramming.engine import along_sphere, onto_sphere
 from cramming.errors import CrammingError
 from cramming.landscape import needed, principal
@@ -52,7 +52,7 @@ def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
         begun = np.append(step[np.searchsorted(under, np.arange(1, n + 1))], run.steps + 1)
         wrong = np.round((1 - right) * under)
         of = pd.DataFrame({"position": under - 1, "mistakes": wrong, "lost": wrong > 1}).groupby("position").mean()
-        nats, ranks = _plain(lm, ids)
+        nats, places = _plain(lm, ids)
         frame = pd.DataFrame(
             {
                 "recipe": run.recipe,
@@ -61,7 +61,7 @@ def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
                 "position": range(n),
                 "token": ids,
                 "nats": nats,
-                "rank": ranks,
+                "rank": places,
                 "steps": np.diff(begun),
                 "share": np.diff(begun) / run.steps,
                 "got": np.arange(n) < run.length,
@@ -148,7 +148,7 @@ def stops(
                 "harder": (got["nats"] < last["nats"]).mean(),
                 **last[["steps", "share", "mistakes", "lost"]],
                 "nats_with": float(nats),
-                "rank_with": int(_ranks(logits[0], ids[0, -1:])),
+                "rank_with": int(ranks(logits[0], ids[0, -1:])),
                 "gap": float(gap),
                 "hardest": got["steps"].max(),
                 "free": (got["steps"] <= 1).mean(),
@@ -225,18 +225,13 @@ def _angles(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _plain(lm: FrozenLM, ids: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nats and rank of each token of the plain text, both (L,), nan for the first."""
-    nats, ranks = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    nats, places = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
     if len(ids) > 1:
         tokens = torch.tensor([ids], device=lm.device)
         logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         nats[1:] = nats_and_gaps(logits, tokens[:, 1:])[0][0].cpu()
-        ranks[1:] = _ranks(logits[0], tokens[0, 1:]).cpu()
-    return nats, ranks
-
-
-def _ranks(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Rank of each token (L,) among the logits (L, V) for it; 1 is the likeliest."""
-    return 1 + (logits > logits.gather(1, tokens[:, None])).sum(1)
+        places[1:] = ranks(logits[0], tokens[0, 1:]).cpu()
+    return nats, places
 
 
 def _rest(values: NDArray[np.float64], along: NDArray[np.float64]) -> NDArray[np.float64]:

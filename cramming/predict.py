@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cramming.decode import nats_and_gaps
+from cramming.decode import nats_and_gaps, ranks
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
@@ -64,11 +64,10 @@ def features(lm: FrozenLM, passages: Sequence[Passage], window: int = WINDOW) ->
         logits = lm.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         nats = nats_and_gaps(logits, tokens[:, 1:])[0][0]
         logs = logits[0].log_softmax(1)
-        ranks = 1 + (logs > logs.gather(1, tokens[0, 1:, None])).sum(1)
         values = (
             nats.mean(),
             -(logs.exp() * logs).sum(1).mean(),
-            ranks.float().log().mean(),
+            ranks(logs, tokens[0, 1:]).float().log().mean(),
             nats.max(),
             nats[:OPENING].mean(),
         )
