@@ -6,6 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A file of tests, or a notebook, stays with one process; each process keeps to one core.
+PARALLEL := --numprocesses auto --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .PHONY: book test environment chromium lock clean
@@ -19,8 +21,8 @@ test: environment chromium
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/cramming fetch
-	$(BIN)/python -m pytest -m "not browser"
-	TQDM_DISABLE=1 $(BIN)/python -m pytest $(NBVAL) notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" $(PARALLEL)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
 	$(BIN)/cramming book --no-execute
 	$(BIN)/python -m pytest -m browser
 

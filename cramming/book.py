@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -195,6 +197,81 @@ def build(root: Path) -> Path:
         site.rename(staged / "site_before")
     pages.rename(site)
     return site / "index.html"
+
+
+def archive(root: Path, target: Path) -> Path:
+    """The built pages as one zip, read by a double click on its index.html.
+
+    Raises:
+        CrammingError: nothing is built yet, or the archive cannot be written.
+    """
+    site = _built(root)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+            for path in sorted(site.rglob("*")):
+                file.write(path, Path("cramming-book") / path.relative_to(site))
+    except OSError as error:
+        raise CrammingError(f"{target} cannot be written ({error.strerror}): name another place") from error
+    return target
+
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def chromium() -> str | None:
+    """Path of a Chromium on this machine: the variable CHROMIUM, or the first that is found."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+def printed(root: Path, target: Path) -> Path:
+    """The whole book as one PDF, in the order of its contents, each page a bookmark.
+
+    Chromium prints the built pages one by one, as a reader would, so the PDF shows what the pages show.
+
+    Raises:
+        CrammingError: nothing is built yet, Chromium or the packages that drive it are missing, or it cannot be
+            written.
+    """
+    site, found = _built(root), chromium()
+    try:
+        from playwright.sync_api import sync_playwright
+        from pypdf import PdfWriter
+    except ImportError as error:
+        raise CrammingError(f"a PDF takes {error.name}: pip install '.[dev]'") from error
+    if not found:
+        raise CrammingError("a PDF takes Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM")
+    whole = PdfWriter()
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=found)
+        page = browser.new_page()
+        page.emulate_media(media="print", color_scheme="light")
+        for name in contents(root):
+            page.goto((site / f"{name}.html").as_uri(), wait_until="load")
+            # What is folded away on the screen is folded away on paper, but for what a reader cannot unfold there.
+            page.evaluate("document.documentElement.dataset.theme = 'light'")
+            margins = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
+            sheet = page.pdf(format="A4", margin=margins, print_background=True)
+            whole.append(BytesIO(sheet), outline_item=page.locator("h1").last.inner_text().strip("# \n"))
+        browser.close()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        whole.write(target)
+    except OSError as error:
+        raise CrammingError(f"{target} cannot be written ({error.strerror}): name another place") from error
+    return target
+
+
+def contents(root: Path) -> list[str]:
+    """Names of the pages in the order of _toc.yml."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(chapter["file"] for part in toc.get("parts", []) for chapter in part["chapters"])]
+
+
+def _built(root: Path) -> Path:
+    if not (root / "_site" / "index.html").exists():
+        raise CrammingError("no pages are built yet: run cramming book --no-execute first")
+    return root / "_site"
 
 
 def _run(root: Path, name: str, parameters: dict[str, Any], progress: bool) -> None:

@@ -188,21 +188,48 @@ def check(
 
 @app.command()
 def book(
-    only: Annotated[str | None, typer.Option(help="execute this notebook alone, say notebooks/ledger.ipynb")] = None,
+    page: Annotated[str | None, typer.Option(help="execute this notebook alone, say ledger")] = None,
+    scale: Annotated[str | None, typer.Option(help="smoke, laptop, paper, or the path of a plan in YAML")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="key=value, the value as YAML; repeatable")] = None,
     execute: Annotated[bool, typer.Option(help="run the notebooks before building")] = True,
     build: Annotated[bool, typer.Option(help="build the pages after executing")] = True,
+    zip: Annotated[
+        Path | None, typer.Option(help="write the pages as one archive, to be read by double click")
+    ] = None,
+    pdf: Annotated[Path | None, typer.Option(help="print all pages into one file, with Chromium")] = None,
 ) -> None:
     """Execute the notebooks with papermill and build the book.
 
-    Example: cramming book --only notebooks/ledger.ipynb
+    Example: cramming book --page ledger --scale laptop
     """
     from cramming import book as pages
 
     root = Path(__file__).resolve().parent.parent
+    given = dict(map(_parameter, parameter or [])) | ({"scale": scale} if scale else {})
+    if given and not execute:
+        raise CrammingError(f"parameter {min(given)} needs an execution: leave out --no-execute")
     if execute:
-        pages.execute(root, only=only)
+        only = None if page is None else f"notebooks/{Path(page).stem}.ipynb"
+        pages.execute(root, only=only, parameters=given)
     if build:
         print(pages.build(root))
+    if zip:
+        print(pages.archive(root, zip))
+    if pdf:
+        print(pages.printed(root, pdf))
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        equals = ""
+    if not (key.isidentifier() and equals):
+        raise CrammingError(f"parameter {text!r} is not of the form key=value with a value in YAML: try -p length=16")
+    return key, found
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
+from inspect import signature
+from io import StringIO
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
@@ -41,7 +43,11 @@ P = ParamSpec("P")
 
 
 def _styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the common style, and leave the figure to the caller instead of to pyplot's list of open ones."""
+    """Draw in the common style, and leave the figure to the caller instead of to pyplot's list of open ones.
+
+    Displayed in a notebook, the figure takes its own SVG and the numbers it was drawn from along, in the metadata of
+    the output: from there the book makes files of them.
+    """
 
     @wraps(plot)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -49,9 +55,40 @@ def _styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
             figure = plot(*args, **kwargs)
             figure.canvas.draw()
         plt.close(figure)
+        given = signature(plot).bind(*args, **kwargs).arguments
+
+        def bundle(**_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+            return {}, {"cramming": {"figure": plot.__name__, "svg": _svg(figure), "csv": _csv(given)}}
+
+        figure._repr_mimebundle_ = bundle  # type: ignore[attr-defined]
         return figure
 
     return wrapper
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG, the same each time that it is drawn from the same numbers."""
+    text = StringIO()
+    with plt.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _csv(given: Mapping[str, Any]) -> dict[str, str]:
+    """The frames among the arguments of a figure as CSV, by name; columns of arrays and of long texts are left out."""
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and value and all(isinstance(part, pd.DataFrame) for part in value.values()):
+            value = pd.concat({str(key): part for key, part in value.items()}, names=["series"])
+        if isinstance(value, pd.DataFrame) and len(value):
+            told = [
+                column
+                for column, cell in value.iloc[0].items()
+                if np.ndim(cell) == 0 and not (isinstance(cell, str) and len(cell) > 200)
+            ]
+            index = value.index.names != [None]
+            found[name] = value[told].to_csv(index=index, float_format="%.6g", lineterminator="\n")
+    return found
 
 
 @_styled
