@@ -70,7 +70,7 @@ def _svg(figure: Figure) -> str:
     """The figure as SVG, the same each time that it is drawn from the same numbers."""
     text = StringIO()
     with plt.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
 
 

@@ -77,6 +77,23 @@ def test_help_lists_the_commands(cli):
     assert all(command in out for command in ("fetch", "cram", "sweep", "estimate", "book", "check"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "length"], "parameter 'length' is not of the form key=value"),
+        (["-p", "length=[1"], "parameter 'length=[1' is not of the form key=value"),
+        (["--page", "nowhere"], "notebooks/nowhere.ipynb: not in book/notebooks.yaml"),
+        (["--page", "bound", "-p", "lengths=[8, 16]"], "no parameter 'lengths': it has scale"),
+        (["--no-execute", "-p", "n=1"], "parameter n needs an execution: leave out --no-execute"),
+    ],
+)
+def test_book_with_a_wrong_page_or_parameter_is_one_line(cli, arguments, message):
+    code, _, err = cli("book", *arguments, "--no-build")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
 # Crams
 
 

@@ -109,7 +109,8 @@ def _files(output: NotebookNode, target: Path, number: int) -> Iterator[tuple[st
             path = target / f"{number:02}-{told['figure']}-{name}.csv"
             path.write_text(csv, encoding="utf-8")
             pd.read_csv(path, low_memory=False).to_parquet(path.with_suffix(".parquet"))
-            files += [(f"{name}, CSV", path), (f"{name}, Parquet", path.with_suffix(".parquet"))]
+            of = f"{name}, " if len(told["csv"]) > 1 else ""
+            files += [(f"{of}CSV", path), (f"{of}Parquet", path.with_suffix(".parquet"))]
         yield "Figure", files
     elif 'class="dataframe"' in (text := text if isinstance(text, str) else "".join(text)):
         frame = provenance.table(text)
@@ -126,20 +127,24 @@ def _both(whole: pd.DataFrame, plain: pd.DataFrame, stem: Path) -> list[tuple[st
 def _foot(name: str, shown: provenance.Shown, runs: list[str], made: str) -> str:
     """The box at the end of a page."""
     given = " ".join(f"-p {p.name} {_quoted(p.value)}" for p in shown.parameters[:1])
+    equal = " ".join(f"-p {p.name}={_quoted(p.value)}" for p in shown.parameters[:1])
     rows = "".join(
         f"<tr><td><code>{escape(p.name)}</code></td><td><code>{escape(p.value)}</code></td>"
         f"<td>{escape(p.meaning)}</td></tr>"
         for p in shown.parameters
     )
-    files = f"<p>What they show: {' · '.join(runs)}</p>" if runs else ""
+    commands = [
+        f".venv/bin/papermill notebooks/{name}.ipynb mine.ipynb {given}  # into a notebook of your own",
+        f".venv/bin/cramming book --page {name} {equal}  # in place, and the page built anew",
+        *(f".venv/bin/cramming sweep {store} --page {name}  # the runs alone" for store in shown.runs),
+    ]
+    files = f"<p>The runs it shows: {' · '.join(runs)}</p>" if runs else ""
     return (
         f'<section id="made-from" class="run-this-page"><h2>Run this page</h2>'
-        f"<p>With other parameters, into a notebook of your own:</p>"
-        f"<pre>.venv/bin/papermill notebooks/{name}.ipynb mine.ipynb {escape(given)}</pre>"
-        f"<p>In place, and the page built anew:</p><pre>.venv/bin/cramming book --page {name} {escape(given)}</pre>"
+        f"<pre>{escape(chr(10).join(commands))}</pre>"
         f'<div class="table-wrapper"><table class="table"><caption>Parameters of this notebook</caption>'
         f"<thead><tr><th>parameter</th><th>default</th><th>meaning</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        f"{files}<p>{made}</p></section>"
+        f"{files}<p>Source: {made}</p></section>"
     )
 
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import threading
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
+from pypdf import PdfReader
+
+from cramming import book
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_site"
-NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+WIDTHS = (390, 768, 1440)
 pytestmark = pytest.mark.browser
 
 
 def pages() -> list[str]:
     """The pages of the table of contents, and the one with the search."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-    return [f"{file}.html" for file in files] + ["search.html"]
+    return [f"{file}.html" for file in book.contents(ROOT)] + ["search.html"]
 
 
 def lacking(what: str) -> None:
@@ -52,7 +54,7 @@ def site():
 
 @pytest.fixture(scope="module")
 def browser():
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    found = book.chromium()
     if not found:
         lacking("no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM to its path")
     with sync_playwright() as play:
@@ -95,12 +97,76 @@ def test_page(page, site, name):
         "img", "all => all.map(i => ({src: i.src.slice(0, 90), alt: i.alt, width: i.complete ? i.naturalWidth : 0}))"
     )
     assert [image["src"] for image in images if not image["width"]] == [], "pictures that did not load"
-    assert [image["src"] for image in images if not image["alt"].strip()] == [], "pictures without a description"
+    described = re.compile(r"\w+( \S+){3,}.*[.!?]$", re.DOTALL)
+    assert [i for i in images if not described.match(i["alt"].strip())] == [], "pictures not described in a sentence"
     links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
     inside = {unquote(urldefrag(link).url.removeprefix(site)) for link in links if link.startswith(site)}
     assert [link for link in sorted(inside) if not (SITE / link).exists()] == [], "links to nothing"
-    page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400, "wider than a telephone"
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page has to be moved sideways"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", pages())
+def test_a_page_is_accessible(page, site, name, theme):
+    page.emulate_media(color_scheme=theme)
+    open_page(page, site + name)
+    found = Axe().run(page).response["violations"]
+    grave = [
+        f"{v['impact']}: {v['id']}: {node['html'][:160]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"]
+    ]
+    assert grave == []
+
+
+def test_every_figure_and_table_leads_to_its_files(page, site):
+    for name in pages():
+        if not name.startswith("notebooks/"):
+            continue
+        open_page(page, site + name)
+        shown = page.locator(".cell_output:has(table.dataframe), .cell_output:has(img)")
+        assert shown.count() == page.locator(".cell_output > p.made-from").count(), name
+        assert "papermill" in page.locator("#made-from").inner_text()
+
+
+def test_a_number_in_the_prose_names_its_notebook_and_its_runs(page, site):
+    open_page(page, site + pages()[0])
+    numbers = page.eval_on_selector_all("a.glued", "all => all.map(a => [a.innerText, a.title, a.href])")
+    assert numbers
+    for text, title, address in numbers:
+        assert text.strip()
+        assert re.match(r"\w+\.ipynb, cell \d+\. .*runs [0-9a-f]{16}", title), title
+        assert "#made-from" in address
+
+
+def test_the_archive_is_read_by_a_double_click_without_a_network(browser, tmp_path):
+    lacking("no built book in _site: run `make book` first") if not (SITE / "index.html").exists() else None
+    target = book.archive(ROOT, tmp_path / "book.zip")
+    assert target.stat().st_size < 60e6
+    with zipfile.ZipFile(target) as file:
+        file.extractall(tmp_path)
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    faults = []
+    page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or faults.append(r.url))
+    page.on("requestfailed", lambda r: faults.append(f"failed: {r.url}"))
+    page.on("pageerror", lambda error: faults.append(f"exception: {error}"))
+    for name in ("index.html", *pages()):
+        open_page(page, (tmp_path / "cramming-book" / name).as_uri())
+    assert faults == []
+    open_page(page, (tmp_path / "cramming-book" / "search.html").as_uri() + "?q=margin")
+    page.wait_for_selector("ul.search li a")
+    context.close()
+
+
+def test_the_book_is_one_pdf(tmp_path):
+    lacking("no built book in _site: run `make book` first") if not (SITE / "index.html").exists() else None
+    read = PdfReader(book.printed(ROOT, tmp_path / "book.pdf"))
+    assert len(read.outline) == len(book.contents(ROOT))
+    assert "one vector" in " ".join(read.pages[0].extract_text().split()).lower()
 
 
 def test_the_site_opens_on_the_landing_page(page, site):
