@@ -120,7 +120,8 @@ def scalars(frame: pd.DataFrame) -> pd.DataFrame:
 
 def table(text: str) -> pd.DataFrame:
     """The table in a piece of HTML, as text, with one line of names."""
-    as_shown: dict[Any, Any] = dict.fromkeys(range(64), str)  # by place: no cell is read as a number
+    width = pd.read_html(StringIO(text))[0].shape[1]
+    as_shown: dict[Any, Any] = dict.fromkeys(range(width), str)  # no cell is read as a number
     frame = pd.read_html(StringIO(text), keep_default_na=False, converters=as_shown)[0]
     names = [name if isinstance(name, tuple) else (name,) for name in frame.columns]
     flat = [" ".join(dict.fromkeys(str(part) for part in name if "Unnamed" not in str(part))) for name in names]
