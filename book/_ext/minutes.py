@@ -1,4 +1,4 @@
-"""How long a page takes to read, counted when the book is built: under each title, and as a role for tables of pages."""
+"""How long a page takes to read, counted at the build: under each title, and as a role for tables of pages."""
 
 from collections.abc import Iterable
 from typing import Any

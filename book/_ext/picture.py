@@ -1,6 +1,6 @@
 """A figure that a notebook has glued, shown on another page with a caption and the description it has there."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 from docutils import nodes
@@ -20,7 +20,7 @@ class Picture(SphinxDirective):
     required_arguments = 1
     final_argument_whitespace = True
     has_content = True
-    option_spec = {"name": directives.unchanged, "class": directives.class_option}
+    option_spec: ClassVar = {"name": directives.unchanged, "class": directives.class_option}
 
     def run(self) -> list[nodes.Node]:
         """A figure around a reference that myst-nb resolves once all pages have been read."""
