@@ -155,7 +155,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
     Stored vectors are left out: no page shows them and they are large. With CRAMMING_REPOSITORY_URL set to the address
-    of a public repository, pages get buttons that lead to their source there and run it on Binder.
+    of a public repository, pages get buttons that lead to their source there and run it on Binder or Colab.
     """
     place = root / target
     shutil.rmtree(place, ignore_errors=True)
@@ -171,6 +171,8 @@ def stage(root: Path, target: str = "_stage") -> Path:
         theme = config["sphinx"]["config"]["html_theme_options"]
         theme |= {"repository_url": address, "repository_branch": "main", "use_repository_button": True}
         theme["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+        if "github.com/" in address:  # Colab reads no other host
+            theme["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
         (place / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return place
 

@@ -187,6 +187,31 @@ def check(
 
 
 @app.command()
+def push(
+    repo_id: Annotated[str, typer.Argument(help="owner/name of a dataset on the Hugging Face hub")],
+    scale: Annotated[str | None, typer.Option(help="one store, say laptop; default all of the card")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be sent")] = False,
+) -> None:
+    """Publish the stored rows and vectors, with their dataset card, on the Hugging Face hub.
+
+    Log in first with `hf auth login`, or set HF_TOKEN.
+
+    Example: cramming push me/cramming-vectors --dry-run
+    """
+    from cramming import hub
+    from cramming.store import RESULTS
+
+    if not dry_run:
+        print(hub.push(repo_id, RESULTS, scale))
+        return
+    sizes = {path.relative_to(RESULTS): path.stat().st_size for path in hub.files(RESULTS, scale)}
+    sizes[Path(hub.CARD)] = len(hub.card(RESULTS, scale).encode())
+    for name, size in sizes.items():
+        print(f"{size:>12,}  {name.as_posix()}")
+    print(f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files would go to {repo_id}")
+
+
+@app.command()
 def book(
     page: Annotated[str | None, typer.Option(help="execute this notebook alone, say ledger")] = None,
     scale: Annotated[str | None, typer.Option(help="smoke, laptop, paper, or the path of a plan in YAML")] = None,

@@ -64,7 +64,7 @@ def plan(tmp_path) -> Path:
 # Help
 
 
-@pytest.mark.parametrize("command", ["fetch", "cram", "sweep", "estimate", "book", "check"])
+@pytest.mark.parametrize("command", ["fetch", "cram", "sweep", "estimate", "book", "check", "push"])
 def test_help_of_each_command_shows_an_example(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0
@@ -74,7 +74,7 @@ def test_help_of_each_command_shows_an_example(cli, command):
 def test_help_lists_the_commands(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    assert all(command in out for command in ("fetch", "cram", "sweep", "estimate", "book", "check"))
+    assert all(command in out for command in ("fetch", "cram", "sweep", "estimate", "book", "check", "push"))
 
 
 @pytest.mark.parametrize(
