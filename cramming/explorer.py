@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from cramming.tables import exact_curve
 
 CHUNK = 8  # vectors of a path that go through the model together; bounds the logits held at once
 NOTHING = "No passage here has a token that its vector gives back, so there is nothing to explore."
+GIVEN = "-"  # in place of 0 or 1 where a token was handed to the model
 SPACE = "·"  # stands for a blank in tables, where a token that begins with one could not be told from one without
 
 
@@ -180,13 +182,14 @@ def pieces(lm: FrozenLM, ids: Sequence[int]) -> list[str]:
 
 
 def compact(tokens: pd.DataFrame) -> dict[str, Any]:
-    """What the script reads: bits to three significant digits and no finer than a thousandth, rightness as 0 and 1.
+    """What the script reads: bits to three significant digits and no finer than a thousandth, rightness as 0 and
+    1, or `GIVEN`.
 
     Args:
         tokens: From `measured`.
 
     Examples:
-        >>> row = {"source": "novels", "passage": "emma-01", "crammed": 1, "position": 0, "token": "She", "right": True}
+        >>> row = {"source": "novels", "passage": "emma-01", "crammed": 1, "token": "She", "right": True}
         >>> compact(pd.DataFrame([row | {"bits": np.nan, "bits_with": 0.01234, "step": 7.0, "steps": 9}]))
         ... # doctest: +NORMALIZE_WHITESPACE
         {'passages': [{'source': 'novels', 'passage': 'emma-01', 'steps': 9, 'tokens': ['She'], 'without': [None],
@@ -198,7 +201,10 @@ def compact(tokens: pd.DataFrame) -> dict[str, Any]:
             {
                 "crammed": int(crammed),
                 "with": _numbers(stage["bits_with"]),
-                "right": "".join("01"[right] for right in stage["right"]),
+                "right": "".join(
+                    GIVEN if bits != bits else "01"[right]
+                    for bits, right in zip(stage["bits_with"], stage["right"], strict=True)
+                ),
             }
             for crammed, stage in some.groupby("crammed")
         ]
@@ -245,12 +251,12 @@ def _plain_table(tokens: pd.DataFrame) -> str:
             f"token ({SPACE} is a blank)": seen.to_numpy(),
             "bits without mem": [_text(bits) for bits in _numbers(tokens["bits"])],
             "bits with mem": [_text(bits) for bits in _numbers(tokens["bits_with"])],
-            "right": np.where(tokens["right"], "yes", "no"),
+            "right": np.where(tokens["bits_with"].isna(), "given", np.where(tokens["right"], "yes", "no")),
             "right by step": [_text(None if step != step else int(step)) for step in tokens["step"]],
         },
-        index=pd.Index(tokens["position"] + 1, name=None),
+        index=(tokens["position"] + 1).to_numpy(),
     )
-    return str(frame.to_html(border=0))
+    return re.sub(r"\n\s*", "", str(frame.to_html(border=0)))  # on one line: half the size, and a short difference
 
 
 def _numbers(values: pd.Series) -> list[float | None]:

@@ -10,7 +10,7 @@
     ["without", "surprisal without mem"],
     ["with", "surprisal with mem"],
     ["right", "right or wrong"],
-    ["step", "steps to solve"],
+    ["step", "step at which solved"],
   ];
   let made = 0;
 
@@ -24,7 +24,7 @@
   const classOf = (value, edges) => edges.filter((edge) => value >= edge).length;
   const stepEdges = (passage) => BITS.map((_, i) => Math.max(1, Math.round((passage.steps * (i + 1)) / LEVELS)));
   const legible = (token) => token.replaceAll(" ", BLANK).replaceAll("\n", "⏎") || "(part of a character)";
-  const bits = (value) => (value === null ? "no value" : `${value} bits`);
+  const bits = (value, how) => (value === null ? `not predicted ${how} mem` : `${value} bits ${how} mem`);
   const sum = (values) => Math.round(values.reduce((total, value) => total + value, 0) * 10) / 10;
 
   // The vector that a prefix is looked at with: its own where it was kept, else that of the next longer one.
@@ -33,7 +33,7 @@
   }
 
   function levelOf(passage, stage, view, i) {
-    if (view === "right") return stage.right[i] === "1" ? 0 : LEVELS - 1;
+    if (view === "right") return { 0: LEVELS - 1, 1: 0 }[stage.right[i]] ?? null;
     const value = { without: passage.without, with: stage.with, step: passage.step }[view][i];
     return value === null ? null : classOf(value, view === "step" ? stepEdges(passage) : BITS);
   }
@@ -41,21 +41,23 @@
   function told(passage, stage, i) {
     const step = passage.step[i];
     const parts = [
-      `${bits(passage.without[i])} without mem`,
-      `${bits(stage.with[i])} with mem`,
-      stage.right[i] === "1" ? "right" : "wrong",
+      bits(passage.without[i], "without"),
+      bits(stage.with[i], "with"),
+      { 0: "wrong with this vector", 1: "right with this vector" }[stage.right[i]] ?? "given",
     ];
-    if (step !== null) parts.push(`right with all before it by step ${step} of ${passage.steps}`);
-    else if (passage.step.some((other) => other !== null)) parts.push("not reached");
+    if (step !== null) parts.push(`with all before it by step ${step} of ${passage.steps}`);
+    else if (passage.step.some((other) => other !== null)) parts.push("never reached");
     return parts.join("; ");
   }
 
-  function legendOf(passage, view) {
+  function legendOf(passage, stage, view) {
     if (view === "right") return [[0, "right"], [LEVELS - 1, "wrong (wavy line)"]];
     const edges = view === "step" ? stepEdges(passage) : BITS;
     const unit = view === "step" ? "steps" : "bits";
     const items = edges.map((edge, i) => [i, i ? `${edges[i - 1]} to ${edge}` : `below ${edge}`]);
-    return [...items, [LEVELS - 1, `${edges.at(-1)} ${unit} and more`]];
+    const lacking = { without: passage.without, with: stage.with, step: passage.step }[view].includes(null);
+    const none = lacking ? [[null, view === "step" ? "never reached" : "not predicted"]] : [];
+    return [...items, [LEVELS - 1, `${edges.at(-1)} ${unit} and more`], ...none];
   }
 
   function statusOf(passage, stage, length) {
@@ -63,7 +65,9 @@
     const when = step === null || step === undefined ? "" : `, right by step ${step} of ${passage.steps}`;
     const own = stage.crammed === length;
     const counted = [...Array(length).keys()].filter((i) => passage.without[i] !== null && stage.with[i] !== null);
-    const right = [...stage.right.slice(0, length)].filter((flag) => flag === "1").length;
+    const flags = [...stage.right.slice(0, length)];
+    const right = flags.filter((flag) => flag === "1").length;
+    const scored = flags.filter((flag) => "01".includes(flag)).length;
     const gain = counted.length
       ? ` From the second one on: ${sum(counted.map((i) => passage.without[i]))} bits without mem, ` +
         `${sum(counted.map((i) => stage.with[i]))} with.`
@@ -71,7 +75,7 @@
     const which = own
       ? `Measured with the vector for exactly ${length} ${length === 1 ? "token" : "tokens"}${when}.`
       : `The first ${length} tokens${when}. Measured with the vector for ${stage.crammed}: none was kept for fewer.`;
-    return `${which} ${right} of ${length} right.${gain}`;
+    return `${which} ${right} of ${scored} right.${gain}`;
   }
 
   function upgrade(root) {
@@ -153,8 +157,13 @@
       slider.setAttribute("aria-valuetext", `${length} of ${slider.max} tokens`);
       status.textContent = statusOf(passage, current, length);
       legend.replaceChildren(
-        ...legendOf(passage, kind).map(([level, text]) =>
-          element("li", {}, element("span", { "data-level": level, "aria-hidden": "true" }), text)
+        ...legendOf(passage, current, kind).map(([level, text]) =>
+          element(
+            "li",
+            {},
+            element("span", { "aria-hidden": "true", ...(level === null ? {} : { "data-level": level }) }),
+            text
+          )
         )
       );
       show(chosen);
@@ -168,13 +177,14 @@
         const option = element(
           "span",
           { role: "option", tabindex: -1, "aria-selected": "false", "aria-label": `${i + 1}: ${legible(token)}` },
-          token.replaceAll("\n", "⏎\n") || BLANK
+          token.replaceAll("\n", "⏎") || BLANK
         );
         option.addEventListener("mouseenter", () => show(i));
         option.addEventListener("mouseleave", () => show(chosen));
         option.addEventListener("focus", () => i !== chosen && choose(i));
         option.addEventListener("click", () => choose(i, true));
         list.append(option);
+        if (token.includes("\n")) list.append(element("br"));
         return option;
       });
       slider.max = Math.min(passage.stages.at(-1).crammed, passage.tokens.length);
