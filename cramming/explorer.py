@@ -139,8 +139,8 @@ def measured(
                     "crammed": crammed,
                     "position": range(n),
                     "token": words,
-                    "bits": nats_to_bits(np.asarray(nats, dtype=float)),
-                    "bits_with": nats_to_bits(np.asarray(nats_with, dtype=float)),
+                    "bits": nats_to_bits(pd.Series(nats, dtype=float)),
+                    "bits_with": nats_to_bits(pd.Series(nats_with, dtype=float)),
                     "right": np.asarray(right, dtype=bool),
                     "step": got,
                     "steps": run.steps,
@@ -232,7 +232,7 @@ def markup(tokens: pd.DataFrame) -> str:
     # The text of a script ends at the first closing tag, wherever it stands.
     data = json.dumps(compact(tokens), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    parts = []
+    parts: list[str] = []
     for (_, passage), some in tokens.groupby(["source", "passage"], sort=False):
         crammed = some["crammed"].max()
         title = f"{passage}, every token with the vector for {crammed}"
