@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from pypdf import PdfReader
 
 from cramming import book
+from tests.browser.conftest import ROOT, SITE
 
-ROOT = Path(__file__).resolve().parents[2]
-SITE = ROOT / "_site"
 WIDTHS = (390, 768, 1440)
 pytestmark = pytest.mark.browser
 
@@ -27,57 +21,6 @@ pytestmark = pytest.mark.browser
 def pages() -> list[str]:
     """The pages of the table of contents, and the one with the search."""
     return [f"{file}.html" for file in book.contents(ROOT)] + ["search.html"]
-
-
-def lacking(what: str) -> None:
-    """Skip, but never where all tests have to run."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
-@pytest.fixture(scope="module")
-def site():
-    """Address of the built book, served from this machine."""
-    if not (SITE / "index.html").exists():
-        lacking("no built book in _site: run `make book` first")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = book.chromium()
-    if not found:
-        lacking("no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM to its path")
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=found)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, site):
-    """A new page that remembers what went wrong on it, in `page.faults`."""
-    new = browser.new_page(viewport={"width": 1280, "height": 900})
-    new.set_default_timeout(120_000)  # a busy machine is no fault of the page
-    new.faults = []
-    new.on("console", lambda m: m.type in ("error", "warning") and new.faults.append(f"console: {m.text}"))
-    new.on("pageerror", lambda error: new.faults.append(f"exception: {error}"))
-    new.on("requestfailed", lambda request: new.faults.append(f"request failed: {request.url}"))
-    new.on("response", lambda r: r.status >= 400 and new.faults.append(f"{r.status}: {r.url}"))
-    new.on(
-        "request", lambda r: r.url.startswith((site, "data:", "blob:")) or new.faults.append(f"other host: {r.url}")
-    )
-    yield new
-    new.close()
 
 
 def open_page(page: Page, address: str) -> None:
@@ -142,8 +85,7 @@ def test_a_number_in_the_prose_names_its_notebook_and_its_runs(page, site):
         assert "#made-from" in address
 
 
-def test_the_archive_is_read_by_a_double_click_without_a_network(browser, tmp_path):
-    lacking("no built book in _site: run `make book` first") if not (SITE / "index.html").exists() else None
+def test_the_archive_is_read_by_a_double_click_without_a_network(browser, site, tmp_path):
     target = book.archive(ROOT, tmp_path / "book.zip")
     assert target.stat().st_size < 60e6
     with zipfile.ZipFile(target) as file:
@@ -162,8 +104,7 @@ def test_the_archive_is_read_by_a_double_click_without_a_network(browser, tmp_pa
     context.close()
 
 
-def test_the_book_is_one_pdf(tmp_path):
-    lacking("no built book in _site: run `make book` first") if not (SITE / "index.html").exists() else None
+def test_the_book_is_one_pdf(site, tmp_path):
     read = PdfReader(book.printed(ROOT, tmp_path / "book.pdf"))
     assert len(read.outline) == len(book.contents(ROOT))
     assert "one vector" in " ".join(read.pages[0].extract_text().split()).lower()
