@@ -181,13 +181,6 @@ def test_shares_cover_the_plan_and_do_not_overlap(store):
     assert still_to_run(SIX, store) == []
 
 
-def test_executor_decides_when_jobs_run(store):
-    two = plan(experiment(n=1), experiment(n=1, lengths=[5]))
-    assert run(two, store, executor=lambda jobs: None) == 0
-    assert store.keys() == set()
-    assert run(two, store, executor=lambda jobs: [job() for job in list(jobs)[::-1]]) == 2
-
-
 def test_key_is_what_decides_the_result():
     lm, [passage, other] = model("tiny-llama"), some_passages(2)
     key = key_of(lm, experiment(), passage)
