@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -187,19 +188,10 @@ class Dask:
         """See `Executor`. Closing the iterator ends workers started here, and takes from others what they have not
         begun.
         """
-        distributed, dask = _extra("distributed"), _extra("dask")
+        distributed = _extra("distributed")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(
-                dask.config.set(
-                    {
-                        "distributed.scheduler.allowed-failures": 1,
-                        # A worker is given one job at a time: one that only waits at a dead worker counts as lost too.
-                        "distributed.scheduler.worker-saturation": 1.0,
-                    }
-                )
-            )
+            cluster = self.scheduler or self.cluster or stack.enter_context(here(self.workers, self.devices))
             try:
-                cluster = self.scheduler or self.cluster or stack.enter_context(self._here(distributed))
                 client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
             except (OSError, ValueError) as error:
                 raise CrammingError(
@@ -211,7 +203,7 @@ class Dask:
                 for i, job in enumerate(jobs)  # earlier jobs first
             }
             stack.callback(client.cancel, list(futures))
-            for future in distributed.as_completed(list(futures)):
+            for future in distributed.as_completed(list(futures), loop=client.loop):
                 job = futures.pop(future)
                 try:
                     result = future.result()
@@ -219,16 +211,41 @@ class Dask:
                     raise _dead(job) from None
                 yield job, result
 
-    def _here(self, distributed: Any) -> Any:
-        """A cluster of processes of this machine, reached over loopback, without a dashboard."""
-        options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None}
+
+def here(workers: int = WORKERS, devices: Sequence[str] = ()) -> Any:
+    """A Dask cluster of processes of this machine, reached over loopback, without a dashboard.
+
+    ``Dask(cluster=here(2))`` keeps workers, and the models they loaded, from one sweep to the next.
+
+    Args:
+        workers: How many.
+        devices: GPUs dealt out among them, see `Processes`.
+
+    Raises:
+        CrammingError: If the extra ``cluster`` is missing.
+    """
+    distributed = _extra("distributed")
+    options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with _repeating_once():
         return distributed.SpecCluster(
             scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
             workers={
-                seat: {"cls": distributed.Nanny, "options": options | {"env": _environment(self.devices, seat)}}
-                for seat in range(self.workers)
+                seat: {"cls": distributed.Nanny, "options": options | {"env": _environment(devices, seat)}}
+                for seat in range(workers)
             },
+            silence_logs=logging.ERROR,
         )
+
+
+def _repeating_once() -> Any:
+    """Settings of schedulers begun within: a job goes to two workers at most, and to one that is free."""
+    return _extra("dask").config.set(
+        {
+            "distributed.scheduler.allowed-failures": 1,
+            # A job that waits at a worker when it dies would count as lost with the one that was under way.
+            "distributed.scheduler.worker-saturation": 1.0,
+        }
+    )
 
 
 def named(
@@ -274,8 +291,10 @@ def queued(system: System, jobs: int, **options: Any) -> Any:
     Raises:
         CrammingError: If the system is unknown, or the extra ``cluster`` is missing.
     """
-    cluster = getattr(_extra("dask_jobqueue"), f"{_known(system).upper()}Cluster")(**_job(system, **options))
-    cluster.scale(jobs=jobs)
+    kind = getattr(_extra("dask_jobqueue"), f"{_known(system).upper()}Cluster")
+    with _repeating_once():
+        cluster = kind(**_job(system, **options))
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # unlike scale, replaces those that reach their walltime
     return cluster
 
 

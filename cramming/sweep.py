@@ -408,7 +408,7 @@ class Job:
         model: What the worker calls the model when it loads it.
         digest: Of its weights.
         dtype: Their number format.
-        device: Kind of device, such as cpu or cuda.
+        device: As `cramming.models.load` takes it.
         threads: Of the worker; None: as it has them.
         experiment: How.
         passages: Without their tokenizer, which the worker has from the model.
@@ -527,7 +527,7 @@ def _jobs(
             model=[*names, lm.name][0],
             digest=lm.digest,
             dtype=str(lm.dtype).removeprefix("torch."),
-            device=lm.device.type,
+            device=lm.device.type if workers.local else "auto",  # one calls from a login node without a GPU
             threads=workers.threads or shared,
             experiment=experiment,
             passages=tuple(replace(passage, tokenizer=None) for passage in some),
