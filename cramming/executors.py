@@ -358,10 +358,15 @@ def _known(system: str) -> str:
 
 
 def _extra(module: str) -> Any:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise CrammingError(f"{module} is not installed: pip install 'cramming[cluster]'") from error
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)  # dask-jobqueue makes Ctrl-C exit Python as soon as it is imported
 
 
 def _environment(devices: Sequence[str], seat: int) -> dict[str, str]:

@@ -172,6 +172,12 @@ def test_job_script_asks_for_what_was_said(system, lines):
     assert "gpu" not in job_script(system, python="python3")
 
 
+def test_ctrl_c_means_the_same_after_a_job_script():
+    """The package that writes them makes it exit Python."""
+    job_script("slurm", python="python3")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 # Sweeps
 
 
@@ -179,7 +185,7 @@ def test_job_script_asks_for_what_was_said(system, lines):
 class Mortal:
     """An executor, the first of whose workers is killed in its third step."""
 
-    inner: Processes | Dask
+    inner: Dask
     threads: int = 1
     local: int = 2
 
@@ -189,9 +195,9 @@ class Mortal:
 
 
 @pytest.mark.slow
-def test_same_keys_and_vectors_as_serial_though_a_worker_is_killed(executor, serial, tmp_path):
+def test_same_keys_and_vectors_as_serial_though_a_worker_is_killed(cluster, serial, tmp_path):
     store = Store(tmp_path / "results")
-    assert sweep(PLAN, model("tiny-llama"), store, executor=Mortal(executor), progress=False) == 7
+    assert sweep(PLAN, model("tiny-llama"), store, executor=Mortal(Dask(cluster=cluster)), progress=False) == 7
     assert (store.root / ".died").exists()  # the premise
     assert store.keys() == serial.keys()
     costs = ["seconds", "cpu_seconds"]
@@ -325,14 +331,13 @@ def test_what_several_pages_show_counts_for_each():
 
 
 @pytest.mark.slow
-def test_same_machine_same_bits_and_other_thread_counts_same_certified_results(tmp_path):
+def test_same_machine_same_bits_and_other_thread_counts_same_certified_results(cluster, tmp_path):
     asked = [(threads, str(tmp_path / f"{i}")) for i, threads in enumerate([1, 1, 2])]
-    # Three fresh processes.
-    found = dict(Processes(3)(jobs.outcome, asked))
+    found = dict(Dask(cluster=cluster)(jobs.outcome, asked))  # in processes of their own
     (first, rows), (again, same_rows), (_, threaded_rows) = (found[job] for job in asked)
-    assert first == again
     assert any(exact for *_, exact in rows)  # the premise: something was reached
-    assert rows == same_rows == threaded_rows
+    assert jobs.outcome((1, str(tmp_path / "here"))) == (first, rows) == (again, same_rows)
+    assert rows == threaded_rows
 
 
 def test_a_model_in_a_folder_is_what_workers_load(tmp_path):
