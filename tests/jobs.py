@@ -63,8 +63,8 @@ def outcome(job: tuple[int, str]) -> tuple[str, list[tuple[str, int, bool]]]:
 
     threads, folder = job
     torch.set_num_threads(threads)
-    growing = {"kind": "horizon", "recipe": "horizon", "source": "novels", "n": 3, "lengths": [12], "batch": 2}
-    experiment = Experiment.model_validate(growing | {"changes": {"max_token_passes": 500}})
+    growing = {"kind": "horizon", "recipe": "horizon", "source": "novels", "n": 2, "lengths": [12], "batch": 2}
+    experiment = Experiment.model_validate(growing | {"changes": {"max_token_passes": 150}})
     store = Store(folder)
     sweep(Plan(model="tiny-llama", experiments=(experiment,)), load("tiny-llama"), store, progress=False)
     vectors, frame = store.vectors(), store.frame()

@@ -241,12 +241,12 @@ def test_interrupted_sweep_keeps_the_batches_that_were_done(tmp_path, serial):
 
 def test_ctrl_c_ends_the_workers_of_a_sweep(tmp_path):
     """The real signal, while workers are busy with loading a model."""
-    store = Store(tmp_path / "results")
+    store, before = Store(tmp_path / "results"), multiprocessing.active_children()
     timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         sweep(PLAN, model("tiny-llama"), store, executor=Processes(2, threads=1), progress=False)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(before)
     assert (store.root / LOG).read_text().splitlines()[-1].endswith(" of 7 runs stored")
 
 
