@@ -54,7 +54,7 @@ chromium:
 # Brings in what pyproject.toml asks for and the environment lacks, then pins all of it. Local version marks (+cpu) are
 # dropped, so that the lock installs anywhere; a package that came from a folder or an address cannot be pinned.
 lock:
-	$(BIN)/python -m pip install --quiet --upgrade pip --editable '.[book,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip --editable '.[book,cluster,dev]'
 	$(BIN)/python -m pip freeze --all --exclude-editable > requirements.lock.part
 	@if grep -n ' @ ' requirements.lock.part; then echo "not pinnable: install it from the index first"; exit 1; fi
 	{ echo "# The book's environment, pinned by make lock; Python 3.11 or later."; \

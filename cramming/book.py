@@ -160,7 +160,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
     place = root / target
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    skipped = shutil.ignore_patterns("*.safetensors", "unfinished", "__pycache__", ".*")
+    skipped = shutil.ignore_patterns("*.safetensors", "unfinished", "sweep.log", "__pycache__", ".*")
     for name in MIRRORED:
         if (root / name).is_dir():
             shutil.copytree(root / name, place / name, ignore=skipped)

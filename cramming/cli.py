@@ -82,26 +82,38 @@ def sweep(
     store: Annotated[Path | None, _STORE] = None,
     page: Annotated[str | None, typer.Option(help="only what this notebook shows, say sphere")] = None,
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
-    threads: Annotated[int | None, typer.Option(min=1, help="threads of this process; default all cores")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads of each process; default all cores")] = None,
+    executor: Annotated[str, typer.Option(help="serial, processes or dask")] = "serial",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes at once; default one a GPU, or 2")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="with dask, address of one, say tcp://10.0.0.1:8786")] = None,
+    resume: Annotated[bool, typer.Option(help="go on from checkpoints of interrupted runs")] = True,
     compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="only say what the whole plan may cost")] = False,
+    planned: Annotated[bool, typer.Option("--plan", help="only say what is stored, and the cost of the rest")] = False,
 ) -> None:
     """Run what a plan asks for and the store does not hold yet. Stop it with Ctrl-C and call it again to go on.
 
-    Example: cramming sweep laptop --part 0/2 --threads 1
+    Example: cramming sweep laptop --executor processes --workers 2 --threads 1
     """
     import torch
 
-    from cramming import models, tables
+    from cramming import executors, models, tables
     from cramming.store import Store
     from cramming.sweep import estimate as most
-    from cramming.sweep import load_plan, store_of
+    from cramming.sweep import load_plan, rates, state_of, store_of
     from cramming.sweep import sweep as run
 
     if threads:
         torch.set_num_threads(threads)
+    where = executors.named(executor, workers=workers, threads=threads, scheduler=scheduler) or "serial"
     plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
+    if planned:
+        left = most(plan, target)
+        print(tables.estimate_table(left).to_string())
+        print(tables.hours_table(left, rates(plan, target)).to_string())
+        print(state_of(target))
+        return
     cost = most(plan)
     if estimate:
         print(tables.estimate_table(cost).to_string())
@@ -110,7 +122,8 @@ def sweep(
         _say(tables.estimate_line(cost))
     try:
         for name in plan.models:
-            stored += run(plan, models.load(name, dtype=plan.dtype), target, part=share)
+            lm = models.load(name, dtype=plan.dtype)
+            stored += run(plan, lm, target, part=share, executor=where, resume=resume)
     except KeyboardInterrupt:
         _say(f"interrupted: {len(target.keys())} runs are stored in {target.root}, call again to go on")
         raise typer.Exit(130) from None

@@ -1,13 +1,18 @@
-"""Sweeps: a plan of runs, minus what the store holds, run in order and stored one by one."""
+"""Sweeps: a plan of runs, minus what the store holds, run here or in workers and stored one by one."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import platform
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,14 +25,16 @@ from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
 from cramming.engine import Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
+from cramming.executors import Executor, named
 from cramming.horizon import Horizon, horizon
 from cramming.memories import MEMORIES
 from cramming.models import FrozenLM, load, parameter_count
 from cramming.recipes import Recipe, recipe
-from cramming.store import RESULTS, Store, run_key
+from cramming.store import BENCHMARKS, RESULTS, Store, run_key
 from cramming.texts import Passage, from_tokens, passages
 
 PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
+LOG = "sweep.log"  # in the store's folder: what was done when, for people
 
 
 class Experiment(BaseModel):
@@ -104,19 +111,6 @@ class Plan(BaseModel):
             known = ", ".join(sorted({name for e in self.experiments for name in e.pages}))
             raise CrammingError(f"the plan has nothing for page {page!r}: it has some for {known}")
         return self.model_copy(update={"experiments": some})
-
-
-class Executor(Protocol):
-    """Runs jobs; the serial one is here, others need only the same call."""
-
-    def __call__(self, jobs: Iterator[Callable[[], None]]) -> None:
-        """Run every job."""
-
-
-def serial(jobs: Iterator[Callable[[], None]]) -> None:
-    """Run jobs one after another in this process."""
-    for job in jobs:
-        job()
 
 
 def load_plan(scale: str) -> Plan:
@@ -201,49 +195,124 @@ def pending(
 GPU_RATE = 1e14
 
 
-def estimate(plan: Plan) -> pd.DataFrame:
-    """The most that a plan can cost, from its budgets: nothing is run, and no weights are fetched from the hub.
+def most_passes(experiment: Experiment, length: int) -> float:
+    """Token passes that one run of an experiment can take at most, from its budget; infinite if it has none."""
+    how = experiment.resolved()
+    # With growth that many positions only at the end.
+    positions = MEMORIES[how.memory].positions(experiment.n_vectors, length)
+    return min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
+
+
+def estimate(plan: Plan, store: Store | None = None) -> pd.DataFrame:
+    """The most that a plan can cost, from its budgets: nothing is run.
 
     A step takes 2 operations a parameter and token forward, and 2 backward, since the weights themselves get no
     gradient. Runs that are solved before their budget ends cost less; most do.
 
+    Args:
+        plan: What is wanted.
+        store: Where results are looked up. Costs are then of what is pending only. Without one, or where it holds no
+            runs of a model, the weights of the paper's models are not fetched.
+
     Returns:
-        One row a model, recipe, text and number of vectors: model, recipe, source, n_vectors, runs, tokens (of all
-        passages), token_passes and operations (at most), gpu_hours (operations at `GPU_RATE`).
+        One row a model, recipe, text and number of vectors: model, recipe, source, n_vectors, runs, stored, pending,
+        unfinished (those of the pending with a checkpoint), tokens (of the pending passages), token_passes and
+        operations (of the pending, at most), gpu_hours (operations at `GPU_RATE`).
 
     Raises:
-        CrammingError: If a model is unknown.
+        CrammingError: If a model is unknown, or the weights of one that has runs in the store cannot be had.
     """
-    rows = []
+    rows, stored = [], store.keys() if store else set[str]()
+    models = set(store.frame()["model"]) if store else set[str]()
+    started = {path.stem for path in (store.root / "unfinished").glob("*.safetensors")} if store else set[str]()
     for name in plan.models:
-        parameters = parameter_count(name)
-        for experiment in plan.on(name):
+        parameters, seen = parameter_count(name), set[object]()
+        lm = load(name, dtype=plan.dtype) if started or models & _names(name) else None
+        for experiment in plan.on(lm.name if lm else name):
             how = experiment.resolved()
-            texts = len(experiment.sources) * experiment.n
-            # With growth that many positions only at the end.
-            memory = MEMORIES[how.memory]
-            fed = [memory.positions(experiment.n_vectors, length) for length in experiment.lengths]
-            each = [
-                min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
-                for positions in fed
-            ]
-            passes = sum(each) * texts
-            rows.append(
-                {
-                    "model": name,
-                    "recipe": how.name,
-                    "source": ", ".join(experiment.sources),
-                    "n_vectors": experiment.n_vectors,
-                    "runs": texts * len(experiment.lengths),
-                    "tokens": sum(experiment.lengths) * texts,
-                    "token_passes": passes,
-                    "operations": 4 * parameters * passes,
-                }
-            )
+            most = {length: most_passes(experiment, length) for length in experiment.lengths}
+            for length, run in _wanted(experiment, lm):
+                if run in seen:
+                    continue
+                seen.add(run)
+                left = run not in stored
+                rows.append(
+                    {
+                        "model": name,
+                        "recipe": how.name,
+                        "source": ", ".join(experiment.sources),
+                        "n_vectors": experiment.n_vectors,
+                        "runs": 1,
+                        "stored": int(not left),
+                        "unfinished": int(left and str(run)[:16] in started),
+                        "pending": int(left),
+                        "tokens": length * left,
+                        "token_passes": most[length] if left else 0,
+                        "operations": 4 * parameters * most[length] if left else 0,
+                    }
+                )
     frame = pd.DataFrame(rows)
     by = ["model", "recipe", "source", "n_vectors"]
     frame = frame.groupby(by, as_index=False, sort=False).sum()
     return frame.assign(gpu_hours=frame["operations"] / GPU_RATE / 3600)
+
+
+def _wanted(experiment: Experiment, lm: FrozenLM | None) -> list[tuple[int, object]]:
+    """Length and identity of each run of an experiment: its key, or without a model what comes to the same."""
+    slots = [
+        (length, source, i)
+        for length in experiment.lengths
+        for source in experiment.sources
+        for i in range(experiment.skip, experiment.skip + experiment.n)
+    ]
+    if lm is not None:
+        keys = [key_of(lm, experiment, passage) for passage in offered(experiment, lm)]
+        return [(length, key) for (length, *_), key in zip(slots, keys, strict=True)]
+    texts = experiment.seed if experiment.text_seed is None else experiment.text_seed
+    how = run_key(
+        {
+            "recipe": experiment.resolved().deciding(),
+            **experiment.model_dump(include={"kind", "n_vectors", "seed", "offset", "path"}),
+            "texts": texts,
+        }
+    )
+    return [(length, (how, length, source, i)) for length, source, i in slots]
+
+
+def _names(model: str) -> set[str]:
+    """What a model may go by in the store: a local folder or GGUF file goes by less than what loads it."""
+    return {model, Path(model).name, Path(model).stem}
+
+
+def rates(plan: Plan, store: Store | None = None) -> pd.DataFrame:
+    """Operations a second by device, to turn those of `estimate` into hours.
+
+    Returns:
+        One row a device: device, rate, known (assumed, measured by benchmarks/step_cost.py, or from the store's runs
+        of the plan's models, by the wall clock).
+    """
+    rows = [("large GPU", GPU_RATE, "assumed")]
+    steps = pd.read_parquet(BENCHMARKS / "step_cost.parquet").query("what in ('passages', 'tokens', 'vectors')")
+    fed = steps["passages"] * (steps["tokens"] - 1 + steps["n_vectors"])
+    measured = 4 * steps["matmul_parameters"] * fed / steps["seconds"]
+    device = f"{steps['device'].iloc[0]}, {steps['threads'].iloc[0]} threads"
+    rows.append((device, float(measured.median()), f"measured, {steps['model'].iloc[0]}"))
+    frame = store.frame() if store else pd.DataFrame({"model": []})
+    for name in plan.models:
+        for (device, threads), some in frame[frame["model"].isin(_names(name))].groupby(["device", "threads"]):
+            rate = 4 * parameter_count(name) * some["token_passes"].sum() / some["seconds"].sum()
+            rows.append((f"{device}, {threads} threads", rate, f"the store's {len(some)} runs of {name}"))
+    return pd.DataFrame(rows, columns=["device", "rate", "known"])
+
+
+def state_of(store: Store) -> str:
+    """What a store holds before a sweep, in a line: runs, checkpoints, and shards that were set aside."""
+    unfinished = len(list((store.root / "unfinished").glob("*.safetensors")))
+    aside = [path for path in store.root.glob("*/*.parquet*") if path.parent.name != "unfinished"]
+    return (
+        f"{store.root}: {len(store.keys()):,} runs stored, {unfinished:,} with a checkpoint, "
+        f"{len(aside):,} shards set aside"
+    )
 
 
 def sweep(
@@ -252,63 +321,267 @@ def sweep(
     store: Store,
     *,
     part: tuple[int, int] = (0, 1),
-    executor: Executor = serial,
+    executor: str | Executor = "serial",
+    resume: bool = True,
     progress: bool = True,
 ) -> int:
     """Run what is pending and store each run as it ends.
+
+    In this process (``serial``), a finished passage of an experiment makes room for its next one, and each run is
+    stored at once. Workers run a batch at a time, and its runs are stored by this process when all of it is done. Keys
+    are the same, and results too, up to the rounding that comes with other company in a batch; where batches hold the
+    same passages, vectors are equal bit for bit.
 
     Args:
         plan: What is wanted.
         lm: The plan's model.
         store: Where results go and are looked up.
         part: (i, n) runs the i-th of n shares of the work, so that n processes can share a plan.
-        executor: What runs the jobs, one a experiment.
+        executor: ``serial``, ``processes``, ``dask``, or an executor such as `cramming.executors.Processes`.
+        resume: Whether to go on from the checkpoints of runs that were interrupted.
         progress: Whether to show bars.
 
     Returns:
         How many runs were stored. Ctrl-C raises KeyboardInterrupt; what was stored stays.
+
+    Raises:
+        CrammingError: If the plan or the executor cannot be carried out, or a run cost two workers their lives.
     """
+    workers = named(executor) if isinstance(executor, str) else executor
+    work = pending(plan, lm, store, part)
+    if not work:
+        return 0
+    store.prepare()
+    runs = sum(len(some) for _, some in work)
+    _log(store, f"started: {runs} runs pending on {lm.name}, executor {workers or 'serial'}")
     stored = 0
 
-    def job(experiment: Experiment, some: list[Passage]) -> None:
+    def keep(experiment: Experiment, row: dict[str, Any], mem: torch.Tensor, path: torch.Tensor | None) -> None:
         nonlocal stored
-        before = stored
+        store.add(row, mem, path=path)
+        stored += 1
+        _log(store, _line(experiment, row))
 
-        def keep(result: Cram | Horizon) -> None:
-            nonlocal stored
-            run = result.run if isinstance(result, Horizon) else result
-            store.add(*row_of(lm, experiment, result), path=run.path)
-            stored += 1
-
-        shared: dict[str, Any] = {
-            "n_vectors": experiment.n_vectors,
-            "seed": experiment.seed,
-            "batch": experiment.batch,
-            "path": experiment.path,
-            "progress": progress,
-            "on_result": keep,
-            "checkpoints": _Unfinished(lm, experiment, store),
-        }
-        run: Callable[..., object] = cram if experiment.kind == "cram" else horizon
-        run(lm, some, experiment.resolved(), **shared)
-        if stored - before < len(some):  # both end quietly on Ctrl-C
-            raise KeyboardInterrupt
-
-    work = pending(plan, lm, store, part)
-    if work:
-        store.prepare()
-    executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
+    try:
+        if workers is None:
+            for experiment, some in prioritised(work):
+                unfinished = _Unfinished(lm, experiment, store, resume=resume)
+                _run(lm, experiment, some, keep, unfinished, progress=progress)
+        else:
+            _in_workers(workers, _jobs(plan, lm, store, work, workers, resume), keep, progress=progress)
+    except KeyboardInterrupt:
+        _log(store, f"interrupted: {stored} of {runs} runs stored")
+        raise
+    except CrammingError as error:
+        _log(store, f"failed: {stored} of {runs} runs stored: {error}")
+        raise
+    _log(store, f"finished: {stored} of {runs} runs stored")
     return stored
+
+
+def prioritised(work: Sequence[tuple[Experiment, list[Passage]]]) -> list[tuple[Experiment, list[Passage]]]:
+    """The same work in the order in which figures fill in evenly: first the cheapest of each page, and so on.
+
+    What several pages show counts for each, what all pages show as a page of its own. What costs the same stays in the
+    order of the plan.
+    """
+    cost = [sum(most_passes(experiment, len(passage)) for passage in some) for experiment, some in work]
+    turns, turn = dict[str, int](), dict[int, int]()
+    for i in sorted(range(len(work)), key=cost.__getitem__):
+        pages = work[i][0].pages or ("",)
+        turn[i] = min(turns.get(page, 0) for page in pages)
+        for page in pages:
+            turns[page] = turns.get(page, 0) + 1
+    return [work[i] for i in sorted(turn, key=lambda i: (turn[i], cost[i], i))]
+
+
+# A row, its vectors and those on the way, as arrays, which travel between machines better than tensors do.
+Done = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
+_Keep = Callable[[Experiment, dict[str, Any], torch.Tensor, torch.Tensor | None], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch of passages of an experiment, with all that a worker needs to run it.
+
+    Attributes:
+        model: What the worker calls the model when it loads it.
+        digest: Of its weights.
+        dtype: Their number format.
+        device: As `cramming.models.load` takes it.
+        threads: Of the worker; None: as it has them.
+        experiment: How.
+        passages: Without their tokenizer, which the worker has from the model.
+        folder: The store, for checkpoints; a worker that does not see that folder writes none.
+        resume: Whether to go on from checkpoints there.
+    """
+
+    model: str
+    digest: str
+    dtype: str
+    device: str
+    threads: int | None
+    experiment: Experiment
+    passages: tuple[Passage, ...]
+    folder: str
+    resume: bool = True
+
+    def __str__(self) -> str:
+        first, others = self.passages[0], len(self.passages) - 1
+        return (
+            f"{self.experiment.kind} of {first.id}, {len(first)} tokens, "
+            f"{f'and {others} more ' if others else ''}with recipe {self.experiment.recipe} on {self.model}"
+        )
+
+
+def run_job(job: Job) -> list[Done]:
+    """Run a batch in this process: what workers do. The model stays loaded for the next job.
+
+    Raises:
+        CrammingError: If the model here has other weights, or cannot be had, or the batch cannot be run.
+    """
+    with _ONE_AT_A_TIME:  # a Dask worker may have several threads, but torch has one number of them for all
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        lm = _loaded(job.model, job.dtype, job.device)
+        if lm.digest != job.digest:
+            raise CrammingError(
+                f"{job.model} is {lm.digest} in a worker and {job.digest} in the sweep: give both the same weights"
+            )
+        done: list[Done] = []
+
+        def keep(_: Experiment, row: dict[str, Any], mem: torch.Tensor, path: torch.Tensor | None) -> None:
+            done.append((row, mem.numpy(), None if path is None else path.numpy()))
+
+        store = Store(job.folder)
+        unfinished = _Unfinished(lm, job.experiment, store, resume=job.resume) if store.root.is_dir() else None
+        some = [replace(passage, tokenizer=lm.tokenizer) for passage in job.passages]
+        _run(lm, job.experiment, some, keep, unfinished, progress=False)
+        return done
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@cache
+def _loaded(model: str, dtype: str, device: str) -> FrozenLM:
+    return load(model, dtype=dtype, device=device)
+
+
+def _run(
+    lm: FrozenLM,
+    experiment: Experiment,
+    some: list[Passage],
+    keep: _Keep,
+    unfinished: _Unfinished | None,
+    *,
+    progress: bool,
+) -> None:
+    """Run passages of an experiment, and hand over each as it ends."""
+    kept = 0
+
+    def finish(result: Cram | Horizon) -> None:
+        nonlocal kept
+        run = result.run if isinstance(result, Horizon) else result
+        keep(experiment, *row_of(lm, experiment, result), run.path)
+        kept += 1
+
+    run: Callable[..., object] = cram if experiment.kind == "cram" else horizon
+    run(
+        lm,
+        some,
+        experiment.resolved(),
+        n_vectors=experiment.n_vectors,
+        seed=experiment.seed,
+        batch=experiment.batch,
+        path=experiment.path,
+        progress=progress,
+        on_result=finish,
+        checkpoints=unfinished,
+    )
+    if kept < len(some):  # both end quietly on Ctrl-C
+        raise KeyboardInterrupt
+
+
+def _jobs(
+    plan: Plan,
+    lm: FrozenLM,
+    store: Store,
+    work: Sequence[tuple[Experiment, list[Passage]]],
+    workers: Executor,
+    resume: bool,
+) -> list[Job]:
+    """Work cut into batches, in the order to run them.
+
+    The runs of a batch are stored together, so those cut from what an interrupted sweep left are the same as before.
+    """
+    batches = [
+        (experiment, some[i : i + experiment.batch])
+        for experiment, some in work
+        for i in range(0, len(some), experiment.batch)
+    ]
+    names = [name for name in plan.models if lm.name in _names(name)]
+    shared = max(1, torch.get_num_threads() // workers.local) if workers.local else None
+    return [
+        Job(
+            model=[*names, lm.name][0],
+            digest=lm.digest,
+            dtype=str(lm.dtype).removeprefix("torch."),
+            device=lm.device.type if workers.local else "auto",  # one calls from a login node without a GPU
+            threads=workers.threads or shared,
+            experiment=experiment,
+            passages=tuple(replace(passage, tokenizer=None) for passage in some),
+            folder=str(store.root.resolve()),
+            resume=resume,
+        )
+        for experiment, some in prioritised(batches)
+    ]
+
+
+def _in_workers(workers: Executor, jobs: list[Job], keep: _Keep, *, progress: bool) -> None:
+    """Hand over what workers bring, in this process and thread alone."""
+    total, passes, began = sum(len(job.passages) for job in jobs), 0, time.monotonic()
+    with (
+        progress_bar(total, "run", f"sweep {jobs[0].model}", wanted=progress) as bar,
+        contextlib.closing(_iterator(workers, jobs)) as finished,
+    ):
+        bar.refresh()
+        for job, done in finished:
+            for row, mem, path in done:
+                keep(job.experiment, row, torch.from_numpy(mem), None if path is None else torch.from_numpy(path))
+                passes += row["token_passes"]
+                bar.set_postfix_str(f"{passes / (time.monotonic() - began):,.0f} token passes/s", refresh=False)
+                bar.update()
+
+
+def _iterator(workers: Executor, jobs: list[Job]) -> Iterator[tuple[Job, list[Done]]]:
+    """A generator whatever the executor returns, so that it can be closed."""
+    yield from workers(run_job, jobs)
+
+
+def _log(store: Store, line: str) -> None:
+    """One line more in the store's log. That is for people: a sweep does not stop for it."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    with contextlib.suppress(OSError), (store.root / LOG).open("a", encoding="utf-8") as file:
+        file.write(f"{now} {line}\n")
+
+
+def _line(experiment: Experiment, row: dict[str, Any]) -> str:
+    exact = "exact" if row["exact"] else "not exact"
+    return (
+        f"stored: {', '.join(experiment.pages) or 'all pages'}; {row['model']}; {row['recipe']}; {row['passage']}; "
+        f"{row['length']} of {row['offered']} tokens, {exact}; {row['steps']} steps, {row['seconds']:.1f} s"
+    )
 
 
 class _Unfinished:
     """The checkpoints of one experiment, in the store."""
 
-    def __init__(self, lm: FrozenLM, experiment: Experiment, store: Store) -> None:
-        self.lm, self.experiment, self.store = lm, experiment, store
+    def __init__(self, lm: FrozenLM, experiment: Experiment, store: Store, *, resume: bool = True) -> None:
+        self.lm, self.experiment, self.store, self.resume = lm, experiment, store, resume
 
     def load(self, passage: Passage) -> State | None:
-        return self.store.unfinished(key_of(self.lm, self.experiment, passage))
+        return self.store.unfinished(key_of(self.lm, self.experiment, passage)) if self.resume else None
 
     def save(self, passage: Passage, state: State) -> None:
         self.store.checkpoint(key_of(self.lm, self.experiment, passage), state)

@@ -2342,6 +2342,9 @@ def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
             "text": both["source"],
             "mem vectors": both["n_vectors"],
             "runs": both["runs"].map("{:,}".format),
+            "stored": both["stored"].map("{:,}".format),
+            "unfinished": both["unfinished"].map("{:,}".format),
+            "pending": both["pending"].map("{:,}".format),
             "tokens": both["tokens"].map("{:,}".format),
             "token passes, at most": both["token_passes"].map("{:.3g}".format),
             "operations, at most": both["operations"].map("{:.3g}".format),
@@ -2349,6 +2352,18 @@ def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return shown.set_index(pd.Index(both["model"], name="model"))
+
+
+def hours_table(frame: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    """Hours that all of `cramming.sweep.estimate` takes at most, by device of `cramming.sweep.rates`."""
+    hours = frame["operations"].sum() / rates["rate"] / 3600
+    return pd.DataFrame(
+        {
+            "operations a second": rates["rate"].map("{:.2g}".format),
+            "known from": rates["known"],
+            "hours, at most": hours.map("{:,.2f}".format),
+        }
+    ).set_index(pd.Index(rates["device"], name="one device"))
 
 
 def estimate_line(frame: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from cramming.engine import Cram, cram
 from cramming.models import TINY_NAMES, FrozenLM, load
 from cramming.recipes import recipe
 from cramming.store import Store
-from cramming.sweep import load_plan, sweep
+from cramming.sweep import LOG, load_plan, sweep
 from cramming.texts import Passage, from_text
 
 # A slow or busy machine is no failure.
@@ -86,5 +86,5 @@ def smoke_store(tmp_path_factory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder, hidden ones too, but no folder in it: to tell whether anything changed."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    """Every file in a folder, hidden ones too, but no folder in it and no log: to tell whether anything changed."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name != LOG}

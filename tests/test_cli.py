@@ -167,6 +167,9 @@ TINY = ("cram", "--model", "tiny-llama")
         (["sweep", "galaxy"], ["scale 'galaxy' has no plan", "laptop"]),
         (["sweep", "smoke", "--part", "2/2"], ["part '2/2'", "try 0/2"]),
         (["sweep", "smoke", "--part", "half"], ["part 'half'"]),
+        (["sweep", "smoke", "--executor", "fortran"], ["executor 'fortran' is unknown", "serial, processes, dask"]),
+        (["sweep", "smoke", "--scheduler", "tcp://a:1"], ["goes with executor 'dask'"]),
+        (["sweep", "smoke", "--workers", 2], ["executor 'serial' has no 2 workers"]),
         (["check", "--store", "no-such-folder"], ["store no-such-folder does not exist"]),
         (["estimate"], ["nothing to estimate", "--file"]),
         (["estimate", "a text", "--file", "b.txt"], ["or two things"]),
@@ -196,6 +199,26 @@ def test_estimate_says_what_a_plan_may_cost_and_runs_nothing(cli, plan, tmp_path
     assert code == 0
     assert not store.exists()
     assert out.splitlines()[-1].startswith("all")
+
+
+def test_plan_says_what_is_stored_and_what_is_pending_and_runs_nothing(cli, plan, tmp_path):
+    store = tmp_path / "results"
+    code, out, _ = cli("sweep", plan, "--store", store, "--plan")
+    assert code == 0
+    assert out.splitlines()[-1] == f"{store}: 0 runs stored, 0 with a checkpoint, 0 shards set aside"
+    assert not store.exists()
+    cli("sweep", plan, "--store", store, "--part", "0/2")
+    (store / "unfinished").mkdir(exist_ok=True)
+    (store / "unfinished" / "0123.safetensors").touch()  # of a run that is not in the plan
+    before = contents(store)
+    code, out, _ = cli("sweep", plan, "--store", store, "--plan", "--resume")
+    assert code == 0
+    total = next(line.split() for line in out.splitlines() if line.startswith("all"))
+    assert total[1:6] == ["3", "2", "0", "1", "4"]  # runs, stored, unfinished, pending, tokens of the pending
+    assert "large GPU" in out
+    assert "the store's 2 runs of tiny-llama" in out
+    assert out.splitlines()[-1] == f"{store}: 2 runs stored, 1 with a checkpoint, 0 shards set aside"
+    assert contents(store) == before
 
 
 def test_a_costly_plan_says_so_before_it_starts(cli, tmp_path, monkeypatch):

@@ -26,9 +26,11 @@ from cramming.sweep import (
     key_of,
     load_plan,
     pending,
+    rates,
     recheck,
     results,
     row_of,
+    state_of,
     store_of,
     sweep,
 )
@@ -179,13 +181,6 @@ def test_shares_cover_the_plan_and_do_not_overlap(store):
     assert sorted(still_to_run(SIX, store)) == sorted(still_to_run(SIX, store, (1, 2)))
     assert run(SIX, store, part=(1, 2)) == 3
     assert still_to_run(SIX, store) == []
-
-
-def test_executor_decides_when_jobs_run(store):
-    two = plan(experiment(n=1), experiment(n=1, lengths=[5]))
-    assert run(two, store, executor=lambda jobs: None) == 0
-    assert store.keys() == set()
-    assert run(two, store, executor=lambda jobs: [job() for job in list(jobs)[::-1]]) == 2
 
 
 def test_key_is_what_decides_the_result():
@@ -368,6 +363,27 @@ def test_estimate_is_the_most_that_can_be_spent(store):
     assert spent["horizon"] <= frame.loc["horizon", "token_passes"]
     parameters = model("tiny-llama").model.num_parameters()
     assert frame.loc["best", "operations"] == 4 * parameters * 60
+
+
+def test_estimate_counts_what_is_stored_and_what_has_a_checkpoint(store):
+    twice = plan(experiment(lengths=[4, 6]), experiment(n=2), experiment(n=1, n_vectors=2))
+    before = estimate(twice, store)
+    assert before["runs"].tolist() == before["pending"].tolist() == [6, 1]  # what two experiments ask for counts once
+    pd.testing.assert_frame_equal(before, estimate(twice))
+    run(plan(experiment(lengths=[6])), store)
+    [key, *_] = [key_of(model("tiny-llama"), experiment(), passage) for passage in some_passages(3)]
+    store.checkpoint(key, {"x": torch.zeros(1)})
+    after = estimate(twice, store).iloc[0]
+    assert after[["runs", "stored", "unfinished", "pending", "tokens"]].tolist() == [6, 3, 1, 3, 12]
+    assert after["token_passes"] == 2 * 3 * 4
+    assert state_of(store).endswith("3 runs stored, 1 with a checkpoint, 0 shards set aside")
+    known = rates(twice, store)
+    assert known["device"].tolist()[0] == "large GPU"
+    frame = store.frame()
+    parameters = model("tiny-llama").model.num_parameters()
+    assert known["rate"].iloc[-1] == pytest.approx(
+        4 * parameters * frame["token_passes"].sum() / frame["seconds"].sum()
+    )
 
 
 def test_estimate_of_the_paper_needs_no_weights():
