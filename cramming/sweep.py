@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,6 +29,7 @@ from cramming.recipes import Recipe, recipe
 from cramming.store import RESULTS, Store, run_key
 from cramming.texts import Passage, from_tokens, passages
 
+WAIT_SECONDS = 1.0  # between two looks at what another sweep is at
 PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
 
 
@@ -257,6 +260,9 @@ def sweep(
 ) -> int:
     """Run what is pending and store each run as it ends.
 
+    Damaged files of the store are set aside first, see `Store.repair`. Runs that another sweep of the store is at are
+    left to it, and waited for at the end.
+
     Args:
         plan: What is wanted.
         lm: The plan's model.
@@ -268,9 +274,17 @@ def sweep(
     Returns:
         How many runs were stored. Ctrl-C raises KeyboardInterrupt; what was stored stays.
     """
-    stored = 0
+    stored = elsewhere = 0
 
     def job(experiment: Experiment, some: list[Passage]) -> None:
+        nonlocal elsewhere
+        runs = {key_of(lm, experiment, passage): passage for passage in some}
+        with store.claim(runs) as mine:
+            elsewhere += len(runs) - len(mine)
+            if mine:
+                run_all(experiment, [passage for key, passage in runs.items() if key in mine])
+
+    def run_all(experiment: Experiment, some: list[Passage]) -> None:
         nonlocal stored
         before = stored
 
@@ -294,10 +308,19 @@ def sweep(
         if stored - before < len(some):  # both end quietly on Ctrl-C
             raise KeyboardInterrupt
 
-    work = pending(plan, lm, store, part)
-    if work:
+    store.repair()
+    waited = False
+    while work := pending(plan, lm, store, part):
         store.prepare()
-    executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
+        before, elsewhere = stored, 0
+        executor((lambda e=experiment, s=some: job(e, s)) for experiment, some in work)  # type: ignore[misc]
+        if not elsewhere:
+            break
+        if stored == before:
+            if not waited:
+                print(f"cramming: waiting for {elsewhere} runs that another sweep of {store.root} is at", file=sys.stderr)
+            waited = True
+            time.sleep(WAIT_SECONDS)
     return stored
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cramming import CrammingError
-from cramming.store import SCHEMA, Store, run_key
+from cramming.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
 from tests.conftest import contents
 
 EXAMPLES = {"string": "words", "int64": 7, "double": 0.25, "bool": True, "float": 0.5, "int32": 3}
@@ -182,7 +182,7 @@ def test_key_refuses_what_json_has_no_word_for():
 def test_compact_keeps_every_run(store):
     frame, vectors = store.frame(), store.vectors()
     path = store.compact()
-    assert sorted(contents(store.root)) == [path.name, path.with_suffix(".safetensors").name]
+    assert sorted(contents(store.root)) == [LOCK, path.name, path.with_suffix(".safetensors").name]
     pd.testing.assert_frame_equal(store.frame(), frame)
     assert set(store.vectors()) == set(vectors)
     assert all(torch.equal(store.vectors()[key], vectors[key]) for key in vectors)
@@ -209,6 +209,11 @@ def test_compact_drops_nothing_when_vectors_are_missing(store):
     path = next(store.root.glob("*.safetensors"))
     [key] = load_file(path)
     save_file({}, path)
+    before = contents(store.root) | {LOCK: b""}
+    assert "SHA-256 is not the one" in fails("is damaged", store.compact)
+    # A shard of an older version does not say what its vectors' file must be.
+    rows = path.with_suffix(".parquet")
+    pq.write_table(pq.read_table(rows).replace_schema_metadata(), rows)
     before = contents(store.root)
     assert key in fails("lacks the vectors of 1 runs", store.compact)
     assert contents(store.root) == before
@@ -252,7 +257,7 @@ def test_death_while_writing_loses_nothing_stored(store, monkeypatch, moment, ac
     store.compact()
     assert store.keys() == set(store.vectors()) == {"key-0", "key-1", "key-2", "new"}
     assert len(list(store.root.glob("*.parquet"))) == 1
-    assert not list(store.root.glob(".*"))
+    assert [path.name for path in store.root.glob(".*")] == [LOCK]
 
 
 def test_leftovers_of_a_killed_process_are_ignored(store):
@@ -305,7 +310,7 @@ def test_checkpoint_that_is_damaged_or_cannot_be_written(store, tmp_path):
     store.checkpoint("a" * 64, {"param": mem(6)})
     [path] = (store.root / "unfinished").iterdir()
     damage(path, "truncated")
-    assert path.name in fails("is damaged or missing", store.unfinished, "a" * 64)
+    assert path.name in fails("is damaged", store.unfinished, "a" * 64)
     (tmp_path / "file").write_text("")
     fails("cannot be written", Store(tmp_path / "file" / "x").checkpoint, "a", {"param": mem(6)})
 
@@ -331,11 +336,11 @@ def damage(path: Path, how: str) -> None:
 def test_damaged_rows_are_named(store, how):
     path = sorted(store.root.glob("*.parquet"))[1]
     damage(path, how)
-    before = contents(store.root)
+    before = contents(store.root) | {LOCK: b""}
     for call in (store.frame, store.keys, store.compact):
         message = fails("is damaged", call)
         assert path.name in message
-        assert "restore it from git, or delete it and sweep again" in message
+        assert "restore it from git, or sweep again, which sets it aside" in message
     assert contents(store.root) == before
     # The way out works: without the shard, the rest is there.
     path.unlink()
@@ -347,11 +352,11 @@ def test_damaged_rows_are_named(store, how):
 def test_damaged_vectors_are_named(store, how):
     path = sorted(store.root.glob("*.safetensors"))[1]
     path.unlink() if how == "missing" else damage(path, how)
-    before = contents(store.root)
+    before = contents(store.root) | {LOCK: b""}
     for call in (store.vectors, store.compact):
-        message = fails("is damaged or missing", call)
+        message = fails("is damaged", call)
         assert path.name in message
-        assert "restore it from git, or delete the shard and sweep again" in message
+        assert "restore it from git, or sweep again, which sets it aside" in message
     assert contents(store.root) == before
     assert len(store.frame()) == 3
 
@@ -374,7 +379,7 @@ def test_flipped_bytes_never_change_a_number_unnoticed(store):
 def test_parquet_of_another_kind_is_named(store):
     pd.DataFrame({"key": ["x"], "colour": ["red"]}).to_parquet(store.root / "other.parquet")
     for call in (store.frame, store.keys, store.compact):
-        assert "other.parquet" in fails("columns are not those of this version", call)
+        assert "other.parquet" in fails("lacks columns, such as accuracy", call)
 
 
 # Not writable
