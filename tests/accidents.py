@@ -150,7 +150,7 @@ def small_disk(root: Path, lm: FrozenLM, plan: Plan) -> list[str]:
         store = Store(disk / "results")
         said.append(_refusal(lambda: sweep(plan, lm, store, progress=False)))
         held = store.keys()
-        assert 0 < len(held)
+        assert len(held) > 0
         assert set(store.frame()["key"]) == held <= set(store.vectors())
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         said.append(_refusal(lambda: sweep(plan, lm, store, progress=False)))

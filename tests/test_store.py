@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cramming import CrammingError
-from cramming.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
+from cramming.store import LOCK, SCHEMA, Store, run_key
 from tests.conftest import contents
 
 EXAMPLES = {"string": "words", "int64": 7, "double": 0.25, "bool": True, "float": 0.5, "int32": 3}
