@@ -505,7 +505,7 @@ def _plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    check_folder(folder)
+    check_folder(folder, way_out)
     try:
         with _quiet():
             return _from_pretrained(str(folder), dtype=dtype, local_files_only=True)
@@ -516,29 +516,38 @@ def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTra
         raise CrammingError(f"{folder} cannot be loaded ({_first_line(error)}): {way_out}") from error
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, way_out: str) -> None:
     """Hold a model's folder against itself before anything in it is loaded: paths, and sizes declared and there.
+
+    Args:
+        folder: In the transformers format.
+        way_out: What to do if it is refused, for the message.
 
     Raises:
         CrammingError: If the weights are not in safetensors, a file names another outside the folder, the config asks
             for code that is not in transformers, or for more weights than the files hold.
     """
-    way_out = f"get an undamaged copy of {folder.name}, with its weights in safetensors"
 
     def refuse(file: str, reason: str) -> CrammingError:
         return CrammingError(f"{folder} cannot be loaded ({file}: {reason}): {way_out}")
 
+    def held_in(file: str) -> dict[str, Any]:
+        try:
+            stored = read_json(folder / file, way_out)
+        except CrammingError as error:
+            raise refuse(file, _first_line(error.__cause__ or error)[:300]) from error
+        if not isinstance(stored, dict):
+            raise refuse(file, "no object")
+        return stored
+
     if (folder / "adapter_config.json").exists():
         raise refuse("adapter_config.json", "an adapter, whose weights lie elsewhere")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).exists() and not isinstance(read_json(folder / name, way_out), dict):
-            raise refuse(name, "not an object")
-    if not (folder / "config.json").exists():
-        raise refuse("config.json", "missing")
-    config = read_json(folder / "config.json", way_out)
+        if (folder / name).exists():
+            held_in(name)
+    config = held_in("config.json")
     for index in sorted(folder.glob("*.index.json")):
-        stored = read_json(index, way_out)
-        named = stored.get("weight_map") if isinstance(stored, dict) else None
+        named = held_in(index.name).get("weight_map")
         if not isinstance(named, dict) or not all(inside(file) for file in named.values()):
             raise refuse(index.name, "names a file outside the folder, or none")
     shapes: dict[str, tuple[int, ...]] = {}
@@ -548,7 +557,7 @@ def check_folder(folder: Path) -> None:
         except (ValueError, OSError) as error:
             raise refuse(file.name, _first_line(error)) from error
     if not shapes:
-        raise refuse("*.safetensors", "none; pickled weights are not read, since reading them can run any code")
+        raise refuse("*.safetensors", "none; weights in other formats are not read, since a pickle can run any code")
     held = sum(map(math.prod, shapes.values()))
     for key, value in config.items():
         if key.endswith("attn_implementation") and "/" in str(value):

@@ -121,9 +121,7 @@ class Recipe(BaseModel):
         """
         try:
             if len(json_data) > MOST_JSON:
-                raise CrammingError(
-                    f"a stored recipe has {len(json_data):,} characters, {MOST_JSON:,} at most are read"
-                )
+                raise ValueError(f"it has {len(json_data):,} characters, {MOST_JSON:,} at most are read")
             return super().model_validate_json(json_data, **options)
         except (ValidationError, TypeError, ValueError, RecursionError) as error:
             reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}

@@ -4,8 +4,8 @@ A shard is a pair of files with one stem. The vectors are written first and the 
 that is flushed and renamed, so a reader sees whole shards only, and a kill at any moment loses no run but those in
 flight. The rows carry the SHA-256 of their vectors' file, so that damage to either is found on reading.
 
-Several processes may write to one store at once: each run is claimed by a lock that the kernel gives back when its holder
-ends. Nothing here depends on what a clock says.
+Several processes may write to one store at once: each run is claimed by a lock that the kernel gives back when its
+holder ends. Nothing here depends on what a clock says.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ class Store:
         table = pa.Table.from_pylist([{key: _plain(value) for key, value in row.items()} for row in rows], SCHEMA)
         blob = save({key: mem.detach().float().contiguous().cpu() for key, mem in vectors.items()})
         digest = hashlib.sha256(blob).hexdigest()
-        # Merged shards are never written over each other: a kill between the two files would part many rows from theirs.
+        # A merged shard is never written over another: a kill between the two files would part many rows from theirs.
         stem = run_key({"keys": sorted(row["key"] for row in rows)} | ({"vectors": digest} if merged else {}))[:16]
         table = table.replace_schema_metadata({_VECTORS: digest})
         target = self.root / f"{stem}.parquet"

@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 from cramming import CrammingError, engine
@@ -227,12 +228,10 @@ def _ended(child: int, seconds: float) -> bool:
 
 
 def _refusal(act: Callable[[], object]) -> str:
-    try:
+    with pytest.raises(CrammingError) as caught:
         act()
-    except CrammingError as error:
-        assert "\n" not in str(error)
-        return str(error)
-    raise AssertionError("it was not refused")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @contextlib.contextmanager

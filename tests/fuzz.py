@@ -2,8 +2,8 @@
 
     python -m tests.fuzz 10000
 
-Inputs are mutations of valid files: flipped bits, cuts, splices, rewritten headers and lengths. They are read in a child
-process that may take 1 GiB of memory more than it has at the start; one input that takes 5 seconds ends it.
+Inputs are mutations of valid files: flipped bits, cuts, splices, rewritten headers and lengths. They are read in a
+child process that may take 1 GiB of memory more than it has at the start; one input that takes 5 seconds ends it.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Readers:
             "recipe": (root / "recipe.json", self._recipe),
             "plan": (root / "plan.yaml", lambda: load_plan(str(root / "plan.yaml"))),
             "estimate": (self.estimates / "m.json", lambda: predict.read("m", self.estimates)),
-            "config": (self.folder / "config.json", lambda: check_folder(self.folder)),
-            "weights": (self.folder / "model.safetensors", lambda: check_folder(self.folder)),
+            "config": (self.folder / "config.json", lambda: check_folder(self.folder, "x")),
+            "weights": (self.folder / "model.safetensors", lambda: check_folder(self.folder, "x")),
             "gguf": (root / "model.gguf", lambda: self._kind(root / "model.gguf")),
         }
         self.valid = {name: path.read_bytes() for name, (path, _) in self.kinds.items()}
