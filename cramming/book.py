@@ -31,6 +31,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from cramming.errors import CrammingError
+from cramming.files import inside, read_yaml
 
 LIST = "book/notebooks.yaml"
 # What stage() copies: all that a page may show or link to, at the same path as in the repository.
@@ -48,11 +49,13 @@ def notebooks(root: Path) -> dict[str, dict[str, Any]]:
         CrammingError: the list is missing or malformed, or names a notebook that does not exist.
     """
     try:
-        entries = yaml.safe_load((root / LIST).read_text(encoding="utf-8"))
+        entries = read_yaml(root / LIST, "it is part of the repository, so restore it from git")
         found = {entry["path"]: dict(entry.get("parameters") or {}) for entry in entries}
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise CrammingError(f"{LIST}: not a list of entries with path and parameters ({_line(error)})") from error
     for name in found:
+        if not inside(name):
+            raise CrammingError(f"{name}: listed in {LIST} but not below the repository: give a path relative to it")
         if not (root / name).is_file():
             raise CrammingError(f"{name}: listed in {LIST} but no such file: correct the list or add the notebook")
     return found

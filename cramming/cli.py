@@ -143,6 +143,7 @@ def estimate(
     Example: cramming estimate --file my-text.txt
     """
     from cramming import models, predict
+    from cramming.files import read_text
     from cramming.recipes import recipe
     from cramming.tables import changes
     from cramming.texts import from_text
@@ -150,10 +151,7 @@ def estimate(
     if (text is None) == (file is None):
         raise CrammingError("there is nothing to estimate, or two things: give a text, or --file with one")
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CrammingError(f"{file} cannot be read ({error}): name a text file in UTF-8") from error
+        text = read_text(file, "name a text file in UTF-8")
     stored = predict.read(model)
     lm = models.load(model)
     told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)

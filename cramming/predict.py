@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cramming.decode import nats_and_gaps, ranks
 from cramming.errors import CrammingError
+from cramming.files import inside, read_json
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.tables import exact_curve
@@ -26,6 +27,7 @@ WINDOW = 64  # tokens that are read, from the first on
 FIRST = 24  # tokens whose steps are told
 OPENING = 8  # the first tokens have little before them, and a feature of their own
 LEVEL = 0.9
+MOST_WINDOW = 2**20  # tokens, of a stored estimate
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, math.inf)  # a passage; infinite: the mean alone
 FEATURES = {
     "surprisal": "mean surprisal of the true tokens, nats",
@@ -246,14 +248,28 @@ def read(model: str, folder: Path = ESTIMATES) -> dict[str, Any]:
     """What `write` stored of a model, the rows as a frame.
 
     Raises:
-        CrammingError: If nothing is stored of it.
+        CrammingError: If nothing is stored of it, or the file is damaged.
     """
-    path = folder / f"{model}.json"
-    if not path.is_file():
+    if not inside(model) or not (path := folder / f"{model}.json").is_file():
         have = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "no model yet"
         raise CrammingError(f"no crams of model {model!r} are stored to estimate from: there are some of {have}")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return stored | {"rows": pd.DataFrame(stored["rows"]), "recipe": Recipe.model_validate(stored["recipe"])}
+    way_out = "restore it from git, or write it again with cramming.predict.write"
+    stored = read_json(path, way_out)
+    try:
+        rows = pd.DataFrame(stored["rows"], columns=["source", "passage", *FEATURES, *TARGETS])
+        numbers = rows[[*FEATURES, *TARGETS]].astype(float)
+        known = {name: stored[name] for name in ("model", "model_digest", "window", "first")}
+        if not all(isinstance(known[name], str) for name in ("model", "model_digest")):
+            raise ValueError("model and model_digest must be text")
+        if not all(type(known[name]) is int and 0 < known[name] <= MOST_WINDOW for name in ("window", "first")):
+            raise ValueError(f"window and first must be whole numbers up to {MOST_WINDOW}")
+        if not len(rows) or not np.isfinite(numbers[list(FEATURES)].to_numpy()).all():
+            raise ValueError("rows lack features")
+        how = Recipe.model_validate(stored["recipe"])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CrammingError(f"{path.name} is not as written ({type(error).__name__}: {reason}): {way_out}") from error
+    return {**known, "rows": rows.assign(**numbers), "recipe": how}
 
 
 def estimate(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: float = LEVEL) -> pd.DataFrame:

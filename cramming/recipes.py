@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cramming.errors import CrammingError
 
+MOST_JSON = 10_000  # characters of a recipe in a row
 MOST_BITS = 8  # a number, where mem is rounded
 # What is trained for a text, see `cramming.memories`.
 MemoryName = Literal["vectors", "prefix", "proto"]
@@ -110,6 +111,25 @@ class Recipe(BaseModel):
         if value and info.field_name == "block" and not info.data.get("bits"):
             raise ValueError("numbers share a scale where mem is rounded: leave block out, or set bits")
         return value
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """A recipe from the JSON that a row holds.
+
+        Raises:
+            CrammingError: If it is none, or of a version that knows other fields.
+        """
+        try:
+            if len(json_data) > MOST_JSON:
+                raise ValueError(f"it has {len(json_data):,} characters, {MOST_JSON:,} at most are read")
+            return super().model_validate_json(json_data, **options)
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
+            reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            field = ".".join(str(part)[:40] for part in reason["loc"]) or "all of it"
+            raise CrammingError(
+                f"a stored recipe is not one ({field}: {' '.join(str(reason['msg']).split())[:200]}): "
+                "restore the store's rows, or update cramming if a newer version wrote them"
+            ) from error
 
     def deciding(self) -> dict[str, object]:
         """The fields that decide a result, for its key.

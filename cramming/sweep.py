@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cramming import __version__
@@ -26,13 +26,15 @@ from cramming.decode import Certificate, certify, without_mem
 from cramming.engine import Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.executors import Executor, named
+from cramming.files import inside, read_yaml
 from cramming.horizon import Horizon, horizon
 from cramming.memories import MEMORIES
 from cramming.models import FrozenLM, load, parameter_count
-from cramming.recipes import Recipe, recipe
-from cramming.store import BENCHMARKS, RESULTS, Store, run_key
+from cramming.recipes import MemoryName, Recipe, recipe
+from cramming.store import BENCHMARKS, RESULTS, Damaged, Store, run_key
 from cramming.texts import Passage, from_tokens, passages
 
+WAIT_SECONDS = 1.0  # between two looks at what another sweep is at
 PLANS = Path(__file__).resolve().parent.parent / "data" / "plans"
 LOG = "sweep.log"  # in the store's folder: what was done when, for people
 
@@ -123,10 +125,22 @@ def load_plan(scale: str) -> Plan:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PLANS.glob("*.yaml")))
         raise CrammingError(f"scale {scale!r} has no plan: use one of {known}, or the path of a YAML file")
+    plan = read_yaml(path, "the plan is not valid, see data/plans for ones that are")
     try:
-        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise CrammingError(f"plan {path.name} is not valid: {' '.join(str(error).split())}") from error
+        found = Plan.model_validate(plan)
+    except (ValidationError, RecursionError) as error:
+        raise CrammingError(f"plan {path.name} is not valid: {' '.join(str(error).split())[:1000]}") from error
+    for name in found.models:
+        _stays(name, f"plan {path.name}")
+    return found
+
+
+def _stays(model: str, where: str) -> None:
+    """Refuse a model that a file names by a path out of the present folder."""
+    if not inside(model):
+        raise CrammingError(
+            f"{where} names the model {model[:80]!r}, a path out of this folder: put the model, or a link to it, here"
+        )
 
 
 def store_of(scale: str) -> Store:
@@ -332,6 +346,9 @@ def sweep(
     are the same, and results too, up to the rounding that comes with other company in a batch; where batches hold the
     same passages, vectors are equal bit for bit.
 
+    Damaged files of the store are set aside first, see `Store.repair`. Runs that another sweep of the store is at are
+    left to it, and waited for at the end.
+
     Args:
         plan: What is wanted.
         lm: The plan's model.
@@ -348,12 +365,6 @@ def sweep(
         CrammingError: If the plan or the executor cannot be carried out, or a run cost two workers their lives.
     """
     workers = named(executor) if isinstance(executor, str) else executor
-    work = pending(plan, lm, store, part)
-    if not work:
-        return 0
-    store.prepare()
-    runs = sum(len(some) for _, some in work)
-    _log(store, f"started: {runs} runs pending on {lm.name}, executor {workers or 'serial'}")
     stored = 0
 
     def keep(experiment: Experiment, row: dict[str, Any], mem: torch.Tensor, path: torch.Tensor | None) -> None:
@@ -362,13 +373,41 @@ def sweep(
         stored += 1
         _log(store, _line(experiment, row))
 
-    try:
+    def mine(work: Work) -> int:
+        """Run what no other sweep is at; how many runs were left to others."""
         if workers is None:
+            elsewhere = 0
             for experiment, some in prioritised(work):
-                unfinished = _Unfinished(lm, experiment, store, resume=resume)
-                _run(lm, experiment, some, keep, unfinished, progress=progress)
-        else:
-            _in_workers(workers, _jobs(plan, lm, store, work, workers, resume), keep, progress=progress)
+                with _claimed(lm, store, [(experiment, some)]) as (taken, others):
+                    elsewhere += others
+                    unfinished = _Unfinished(lm, experiment, store, resume=resume)
+                    for _, free in taken:
+                        _run(lm, experiment, free, keep, unfinished, progress=progress)
+            return elsewhere
+        with _claimed(lm, store, work) as (taken, elsewhere):
+            if taken:
+                _in_workers(workers, _jobs(plan, lm, store, taken, workers, resume), keep, progress=progress)
+        return elsewhere
+
+    store.repair()
+    if not (work := pending(plan, lm, store, part)):
+        return 0
+    store.prepare()
+    runs = sum(len(some) for _, some in work)
+    _log(store, f"started: {runs} runs pending on {lm.name}, executor {workers or 'serial'}")
+    try:
+        waited = False
+        while work:
+            before = stored
+            if not (elsewhere := mine(work)):
+                break
+            if stored == before:
+                if not waited:
+                    waiting = f"waiting for {elsewhere} runs that another sweep of {store.root} is at"
+                    print(f"cramming: {waiting}", file=sys.stderr)
+                waited = True
+                time.sleep(WAIT_SECONDS)
+            work = pending(plan, lm, store, part)
     except KeyboardInterrupt:
         _log(store, f"interrupted: {stored} of {runs} runs stored")
         raise
@@ -377,6 +416,18 @@ def sweep(
         raise
     _log(store, f"finished: {stored} of {runs} runs stored")
     return stored
+
+
+Work = Sequence[tuple[Experiment, list[Passage]]]
+
+
+@contextlib.contextmanager
+def _claimed(lm: FrozenLM, store: Store, work: Work) -> Iterator[tuple[list[tuple[Experiment, list[Passage]]], int]]:
+    """The part of the work that this process may run until the block ends, and how many runs are left to others."""
+    keys = {key_of(lm, experiment, passage) for experiment, some in work for passage in some}
+    with store.claim(keys) as mine:
+        free = [(e, [passage for passage in some if key_of(lm, e, passage) in mine]) for e, some in work]
+        yield [(experiment, some) for experiment, some in free if some], len(keys) - len(mine)
 
 
 def prioritised(work: Sequence[tuple[Experiment, list[Passage]]]) -> list[tuple[Experiment, list[Passage]]]:
@@ -581,10 +632,47 @@ class _Unfinished:
         self.lm, self.experiment, self.store, self.resume = lm, experiment, store, resume
 
     def load(self, passage: Passage) -> State | None:
-        return self.store.unfinished(key_of(self.lm, self.experiment, passage)) if self.resume else None
+        if not self.resume:
+            return None
+        key = key_of(self.lm, self.experiment, passage)
+        try:
+            state = self.store.unfinished(key)
+        except Damaged as error:
+            self.store.discard(key, error.reason)
+            return None
+        if state is not None and (wrong := misfit(state, self.lm, self.experiment, passage)):
+            self.store.discard(key, wrong)
+            return None
+        return state
 
     def save(self, passage: Passage, state: State) -> None:
         self.store.checkpoint(key_of(self.lm, self.experiment, passage), state)
+
+
+def misfit(state: State, lm: FrozenLM, experiment: Experiment, passage: Passage) -> str:
+    """What keeps a run from going on from a state that a file holds; empty if nothing does."""
+    how, n = experiment.resolved(), len(passage)
+    mem = MEMORIES[how.memory].shape(lm, experiment.n_vectors)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("param", "moment1", "moment2", "mem"), mem)
+    shapes |= dict.fromkeys(("weight", "correct", "nats"), (n,))
+    shapes |= dict.fromkeys(("iterate", "average"), mem) if how.averaging else {}
+    shapes |= {"numbers": (7,), "trace": (-1, 5)} | ({"path": (-1, *mem)} if experiment.path else {})
+    if set(state) != set(shapes):
+        return f"it holds {', '.join(sorted(state))[:200]}"
+    for name, shape in shapes.items():
+        found = tuple(state[name].shape)
+        if len(found) != len(shape) or any(b not in (a, -1) for a, b in zip(found, shape, strict=True)):
+            return f"{name} has shape {found}, expected {shape}"
+        kind = {"correct": torch.bool, "nats": torch.float64, "numbers": torch.float64, "trace": torch.float64}
+        if state[name].dtype != kind.get(name, torch.float32):
+            return f"{name} is {state[name].dtype}"
+    # A run that went astray may hold numbers that are not finite, but its counts are.
+    if not bool(torch.cat([state["numbers"], state["trace"][:, [0, 1, 4]].flatten()]).isfinite().all()):
+        return "its counts are not finite"
+    length, steps, token_passes, best, best_step = state["numbers"][:5].tolist()
+    if not (1 <= length <= n and 0 <= best <= n and min(steps, token_passes, best_step) >= 0):
+        return f"its numbers are {state['numbers'].tolist()}"
+    return ""
 
 
 def results(scale: str, page: str | None = None, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
@@ -634,6 +722,7 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
     exact, margins = {}, {}
     with progress_bar(len(frame), "vector", "check", wanted=progress) as bar:
         for (name, dtype), rows in frame.groupby(["model", "dtype"]):
+            _stays(str(name), f"a row of {store.root.name}")
             lm = load(str(name), device=device, dtype=str(dtype))
             for row in rows.itertuples():
                 if row.model_digest != lm.digest:
@@ -645,13 +734,16 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
                     raise CrammingError(
                         f"run {row.key} of {row.passage} has no vector in the store: restore its shard"
                     )
+                memory = Recipe.model_validate_json(row.recipe_json).memory
+                if wrong := _impossible(lm, row, vectors[row.key], memory):
+                    raise CrammingError(f"run {str(row.key)[:80]} of {store.root.name} {wrong}: restore its shard")
                 if row.length:
                     again = certify(
                         lm,
                         vectors[row.key],
                         row.token_ids[: row.length].tolist(),
                         given=0 if row.score_first else 1,
-                        memory=Recipe.model_validate_json(row.recipe_json).memory,
+                        memory=memory,
                     )
                     exact[row.key], margins[row.key] = again.exact, again.margin
                 bar.update()
@@ -659,6 +751,17 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
         exact_now=frame["key"].map(exact).fillna(False).astype(bool),
         margin_now=frame["key"].map(margins).astype(float),
     )
+
+
+def _impossible(lm: FrozenLM, row: Any, mem: torch.Tensor, memory: MemoryName) -> str:
+    """What of a stored row cannot be, given the model; empty if all can."""
+    if not 0 <= row.length <= len(row.token_ids):
+        return f"has length {row.length} of {len(row.token_ids)} tokens"
+    if len(row.token_ids) and not (0 <= min(row.token_ids) <= max(row.token_ids) < lm.vocab_size):
+        return f"has token ids beyond the model's {lm.vocab_size}"
+    if not 1 <= row.n_vectors <= mem.numel() or tuple(mem.shape) != MEMORIES[memory].shape(lm, row.n_vectors):
+        return f"has a vector of shape {tuple(mem.shape)}, no {row.n_vectors} for {lm.name}"
+    return ""
 
 
 def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tuple[dict[str, Any], torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import cramming.store
 from cramming import CrammingError
-from cramming.store import SCHEMA, Store, run_key
+from cramming.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
 from tests.conftest import contents
 
 EXAMPLES = {"string": "words", "int64": 7, "double": 0.25, "bool": True, "float": 0.5, "int32": 3}
@@ -182,7 +184,7 @@ def test_key_refuses_what_json_has_no_word_for():
 def test_compact_keeps_every_run(store):
     frame, vectors = store.frame(), store.vectors()
     path = store.compact()
-    assert sorted(contents(store.root)) == [path.name, path.with_suffix(".safetensors").name]
+    assert sorted(contents(store.root)) == [LOCK, path.name, path.with_suffix(".safetensors").name]
     pd.testing.assert_frame_equal(store.frame(), frame)
     assert set(store.vectors()) == set(vectors)
     assert all(torch.equal(store.vectors()[key], vectors[key]) for key in vectors)
@@ -209,6 +211,11 @@ def test_compact_drops_nothing_when_vectors_are_missing(store):
     path = next(store.root.glob("*.safetensors"))
     [key] = load_file(path)
     save_file({}, path)
+    before = contents(store.root) | {LOCK: b""}
+    assert "SHA-256 is not the one" in fails("is damaged", store.compact)
+    # A shard of an older version does not say what its vectors' file must be.
+    rows = path.with_suffix(".parquet")
+    pq.write_table(pq.read_table(rows).replace_schema_metadata(), rows)
     before = contents(store.root)
     assert key in fails("lacks the vectors of 1 runs", store.compact)
     assert contents(store.root) == before
@@ -252,7 +259,7 @@ def test_death_while_writing_loses_nothing_stored(store, monkeypatch, moment, ac
     store.compact()
     assert store.keys() == set(store.vectors()) == {"key-0", "key-1", "key-2", "new"}
     assert len(list(store.root.glob("*.parquet"))) == 1
-    assert not list(store.root.glob(".*"))
+    assert [path.name for path in store.root.glob(".*")] == [LOCK]
 
 
 def test_leftovers_of_a_killed_process_are_ignored(store):
@@ -305,7 +312,7 @@ def test_checkpoint_that_is_damaged_or_cannot_be_written(store, tmp_path):
     store.checkpoint("a" * 64, {"param": mem(6)})
     [path] = (store.root / "unfinished").iterdir()
     damage(path, "truncated")
-    assert path.name in fails("is damaged or missing", store.unfinished, "a" * 64)
+    assert path.name in fails("is damaged", store.unfinished, "a" * 64)
     (tmp_path / "file").write_text("")
     fails("cannot be written", Store(tmp_path / "file" / "x").checkpoint, "a", {"param": mem(6)})
 
@@ -331,11 +338,11 @@ def damage(path: Path, how: str) -> None:
 def test_damaged_rows_are_named(store, how):
     path = sorted(store.root.glob("*.parquet"))[1]
     damage(path, how)
-    before = contents(store.root)
+    before = contents(store.root) | {LOCK: b""}
     for call in (store.frame, store.keys, store.compact):
         message = fails("is damaged", call)
         assert path.name in message
-        assert "restore it from git, or delete it and sweep again" in message
+        assert "restore it from git, or sweep again, which sets it aside" in message
     assert contents(store.root) == before
     # The way out works: without the shard, the rest is there.
     path.unlink()
@@ -347,11 +354,11 @@ def test_damaged_rows_are_named(store, how):
 def test_damaged_vectors_are_named(store, how):
     path = sorted(store.root.glob("*.safetensors"))[1]
     path.unlink() if how == "missing" else damage(path, how)
-    before = contents(store.root)
+    before = contents(store.root) | {LOCK: b""}
     for call in (store.vectors, store.compact):
-        message = fails("is damaged or missing", call)
+        message = fails("is damaged", call)
         assert path.name in message
-        assert "restore it from git, or delete the shard and sweep again" in message
+        assert "restore it from git, or sweep again, which sets it aside" in message
     assert contents(store.root) == before
     assert len(store.frame()) == 3
 
@@ -374,7 +381,7 @@ def test_flipped_bytes_never_change_a_number_unnoticed(store):
 def test_parquet_of_another_kind_is_named(store):
     pd.DataFrame({"key": ["x"], "colour": ["red"]}).to_parquet(store.root / "other.parquet")
     for call in (store.frame, store.keys, store.compact):
-        assert "other.parquet" in fails("columns are not those of this version", call)
+        assert "other.parquet" in fails("lacks columns, such as accuracy", call)
 
 
 # Not writable
@@ -411,3 +418,182 @@ def test_prepare_leaves_nothing_behind(store, tmp_path):
     assert contents(store.root) == before
     Store(tmp_path / "a" / "b").prepare()
     assert contents(tmp_path / "a" / "b") == {}
+
+
+# Set aside
+
+
+@pytest.mark.parametrize("kind", ["parquet", "safetensors"])
+@pytest.mark.parametrize("how", ["empty", "truncated", "a bit"])
+def test_repair_sets_a_damaged_pair_aside_and_leaves_the_rest(store, capsys, kind, how):
+    path = sorted(store.root.glob(f"*.{kind}"))[1]
+    if how == "a bit":
+        blob = bytearray(path.read_bytes())
+        blob[-20] ^= 4  # in the last vector, or at the end of the footer
+        path.write_bytes(blob)
+    else:
+        damage(path, how)
+    before = contents(store.root)
+    moved = store.repair()
+    pair = {path.with_suffix(".parquet").name, path.with_suffix(".safetensors").name}
+    assert {file.name for file in moved} == pair
+    assert contents(store.root / DAMAGED) == {name: before[name] for name in pair}
+    assert contents(store.root) == {name: blob for name, blob in before.items() if name not in pair} | {LOCK: b""}
+    [line] = capsys.readouterr().err.splitlines()
+    assert path.name in line
+    assert len(store.keys()) == len(store.vectors()) == len(store.frame()) == 2
+    assert store.repair() == []
+
+
+def test_two_of_one_name_are_both_kept(store):
+    path = sorted(store.root.glob("*.parquet"))[0]
+    [key] = pq.read_table(path).column("key").to_pylist()
+    for text in (b"one", b"two"):
+        path.write_bytes(text)
+        store.repair()
+        store.add(row(key), mem(0))
+    kept = {name: blob for name, blob in contents(store.root / DAMAGED).items() if name.endswith(".parquet")}
+    assert kept == {path.name: b"one", f"{path.stem}-1.parquet": b"two"}
+
+
+def test_repair_of_a_sound_store_writes_nothing(store):
+    store.checkpoint("a" * 64, {"param": mem(6)})
+    before = contents(store.root)
+    assert store.repair() == []
+    assert contents(store.root) == before
+    assert Store(store.root / "none").repair() == []
+    assert store.unfinished("a" * 64) is not None
+
+
+def test_damaged_checkpoint_is_set_aside(store, capsys):
+    store.checkpoint("a" * 64, {"param": mem(6)})
+    [path] = (store.root / "unfinished").iterdir()
+    damage(path, "truncated")
+    assert [file.name for file in store.repair()] == [path.name]
+    assert path.name in capsys.readouterr().err
+    assert store.unfinished("a" * 64) is None
+
+
+def test_damage_in_a_store_that_cannot_be_written_is_named(store, monkeypatch):
+    path = sorted(store.root.glob("*.parquet"))[1]
+    damage(path, "empty")
+    before = contents(store.root)
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert path.name in fails("Read-only file system.*is damaged", store.repair)
+    assert contents(store.root) == before
+
+
+def test_what_dead_writers_left_goes_and_what_others_write_stays(store):
+    stem = next(store.root.glob("*.parquet")).stem
+    dead = os.fork()
+    if not dead:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    node = cramming.store._NODE
+    gone = [f".{stem}.parquet.{node}-{dead}-0", f".probe.{node}-{dead}-3", f".{stem}.parquet.77"]
+    kept = [f".{stem}.parquet.{node}-{os.getpid()}-9", f".{stem}.safetensors.0badcafe-{dead}-0", ".mine.txt.swp"]
+    for name in gone + kept:
+        (store.root / name).write_bytes(b"half")
+    os.utime(store.root / gone[2], (0, 0))
+    os.utime(store.root / kept[2], (0, 0))
+    store.repair()
+    assert {path.name for path in store.root.glob(".*")} == set(kept)
+
+
+# Other versions
+
+
+def rewritten(store: Store, change) -> Path:
+    path = sorted(store.root.glob("*.parquet"))[0]
+    table = pq.read_table(path)
+    pq.write_table(change(table), path)
+    return path
+
+
+def test_older_version_without_columns_of_the_cost_is_read(store):
+    rewritten(store, lambda table: table.drop_columns(["cpu_seconds", "trace_loss"]))
+    frame = store.frame()
+    assert list(frame.columns) == SCHEMA.names
+    assert frame["cpu_seconds"].isna().sum() == 1
+    assert store.repair() == []
+    store.compact()
+    assert store.frame()["cpu_seconds"].isna().sum() == 1
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_without_what_decides_a_run_a_shard_is_damaged(store, name):
+    path = rewritten(store, lambda table: table.drop_columns([name]))
+    assert path.name in fails(f"lacks columns, such as {name}", store.frame)
+
+
+def test_newer_version_is_refused_but_never_set_aside(store):
+    path = rewritten(store, lambda table: table.append_column("colour", pa.array(["red"] * len(table))))
+    for call in (store.frame, store.keys, store.repair):
+        assert path.name in fails("does not know, such as 'colour'.*update cramming", call)
+    assert path.exists()
+
+
+def test_columns_of_another_type_or_with_gaps_are_damage(store):
+    table = pq.read_table(sorted(store.root.glob("*.parquet"))[0])
+    at = table.column_names.index("steps")
+    for column, match in ((pa.array(["x"]), "not of type int64"),):
+        rewritten(store, lambda table, column=column: table.set_column(at, "steps", column))
+        fails(match, store.frame)
+    rewritten(store, lambda _: table.set_column(0, "key", pa.array([None], pa.string())))
+    fails("has gaps", store.frame)
+
+
+# Bombs
+
+
+def test_table_that_grows_when_it_is_decoded_is_refused(store, monkeypatch):
+    monkeypatch.setattr("cramming.files.MOST_TABLE", 2**22)
+    path = sorted(store.root.glob("*.parquet"))[0]
+    table = pa.Table.from_pylist([row(f"key-{i}", passage="x" * 2**16) for i in range(2000)], SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 2**20 < 2**26 < table.nbytes
+    assert path.name in fails("come to more than", store.frame)
+    table = pa.Table.from_pylist([row("key", token_ids=[7] * 2**21)], SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+    assert path.name in fails("more than are read", store.frame)
+
+
+def test_pipe_in_a_store_keeps_nobody_waiting(store):
+    os.mkfifo(store.root / "0123456789abcdef.parquet")
+    assert len(store.frame()) == 3
+    path = sorted(store.root.glob("*.safetensors"))[0]
+    path.unlink()
+    os.mkfifo(path)
+    fails("no regular file", store.vectors)
+
+
+# Claims
+
+
+def test_claimed_run_is_nobody_elses_until_it_is_given_back(store):
+    one, two = Store(store.root), Store(store.root)
+    with one.claim(["a", "b"]) as mine:
+        assert mine == {"a", "b"}
+        with two.claim(["b", "c"]) as others:
+            assert others == {"c"}
+    with two.claim(["a", "b", "key-1"]) as mine:
+        assert mine == {"a", "b"}  # key-1 is stored
+
+
+def test_claim_of_a_process_that_was_killed_is_given_back(store):
+    ready, tell = os.pipe()
+    if not (child := os.fork()):
+        with store.claim(["a"]):
+            os.write(tell, b"x")
+            signal.pause()
+    assert os.read(ready, 1) == b"x"
+    with store.claim(["a", "b"]) as mine:
+        assert mine == {"b"}
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with store.claim(["a"]) as mine:
+        assert mine == {"a"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -463,6 +464,9 @@ def tamper(store: Store, change) -> str:
     vectors = load_file(path)
     change(vectors, key)
     save_file(vectors, path)
+    # As if an older version had written it, which did not note the digest of the vectors.
+    rows = path.with_suffix(".parquet")
+    pq.write_table(pq.read_table(rows).replace_schema_metadata(), rows)
     return key
 
 
@@ -531,11 +535,22 @@ def test_plan_there_is_none_of():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "mine.yaml is not valid"),
-        ("model: tiny-llama\nexperiments: [", "mine.yaml is not valid"),
+        ("", "plan mine.yaml is not valid"),
+        ("model: tiny-llama\nexperiments: [", "mine.yaml cannot be read .*the plan is not valid"),
         ("model: tiny-llama\n", "experiments"),
         ("model: tiny-llama\nexperiments: [{kind: bake}]", "experiments.0.kind"),
         ("model: tiny-llama\ncolour: red\nexperiments: []", "colour"),
+        ("model: ../elsewhere\nexperiments: []", "a path out of this folder"),
+        ("model: [tiny-llama, /etc]\nexperiments: []", "a path out of this folder"),
+        (
+            "a: &a [" + "x, " * 99 + "]\nb: &b [" + "*a, " * 99 + "]\nc: [" + "*b, " * 99 + "]",
+            "with its aliases written",
+        ),
+        ("a: &a [*a]", "an alias stands within what it stands for"),
+        ("[" * 9000, "cannot be read"),
+        ("a: 9999-99-99", "cannot be read"),
+        ("a: " + "x" * 200_000, "at most are read"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("model: t\nexperiments: [{kind: cram, recipe: best, source: fresh, n: 0, lengths: [4]}]", "experiments.0.n"),
     ],
 )
