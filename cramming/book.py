@@ -152,7 +152,8 @@ def machine_paths(notebook: NotebookNode, root: Path) -> list[str]:
 def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
-    Stored vectors are left out: no page shows them and they are large. With CRAMMING_REPOSITORY_URL set to the address
+    Stored vectors are left out, since they are large; the few that the page for browsers decodes are put beside it.
+    With CRAMMING_REPOSITORY_URL set to the address
     of a public repository, pages get buttons that lead to their source there and run it on Binder.
     """
     place = root / target
@@ -170,6 +171,10 @@ def stage(root: Path, target: str = "_stage") -> Path:
         theme |= {"repository_url": address, "repository_branch": "main", "use_repository_button": True}
         theme["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
         (place / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    if (place / "book" / "decode.yaml").is_file():
+        from cramming.export import assemble  # here, since it brings in torch
+
+        assemble(root, place)
     return place
 
 

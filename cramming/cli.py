@@ -187,6 +187,22 @@ def check(
 
 
 @app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("model.onnx"),
+    model: Annotated[str, _MODEL] = "smollm2-135m",
+) -> None:
+    """Write a model as ONNX, for the page of the book that decodes in the browser. Llamas only.
+
+    Example: cramming export --out model.onnx
+    """
+    from cramming import export as onnx
+    from cramming import models
+
+    size = onnx.write(models.load(model, device="cpu"), out)
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+@app.command()
 def book(
     only: Annotated[str | None, typer.Option(help="execute this notebook alone, say notebooks/ledger.ipynb")] = None,
     execute: Annotated[bool, typer.Option(help="run the notebooks before building")] = True,

@@ -7,20 +7,27 @@ differs in any bit.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from cramming.errors import CrammingError
-from cramming.models import FrozenLM
+from cramming.models import FrozenLM, load
+from cramming.store import Store
 
 BLOCK = 32  # numbers that share a scale, in the formats Q4_1 and Q8_0 of GGUF
 OPSET, IR = 18, 9  # what readers of 2023 and later know
+
+PAGE = "book/decode.yaml"  # which passages the page shows
+FOLDER = "book/_static/decode"
 
 
 def to_grid(weight: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -92,7 +99,7 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
             raise CrammingError(f"{lm.name} has {name} {found!r}: the export knows {known!r} only, use another model")
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in lm.model.state_dict().items()}
     heads, shared = config.num_attention_heads, config.num_key_value_heads
-    width = config.head_dim or config.hidden_size // heads
+    width = about(lm)["past"][-1]
     g = _Graph()
 
     def norm(x: str, name: str) -> str:
@@ -200,13 +207,95 @@ def write(lm: FrozenLM, out: Path) -> int:
     return len(blob)
 
 
+def assemble(root: Path, place: Path) -> None:
+    """Put what the page of the browser reads beside it, as scripts: from file:// a browser loads nothing else.
+
+    Args:
+        root: The repository.
+        place: The staged copy of it. There, runtime.js, vocabulary.js and passages.js are written, and the parts of
+            the first go.
+
+    Raises:
+        CrammingError: If book/decode.yaml names a run that the store lacks, or another model's.
+    """
+    wanted = yaml.safe_load((place / PAGE).read_text(encoding="utf-8"))
+    folder, store = place / FOLDER, Store(root / "data" / "results" / wanted["scale"])
+    passages = page_passages(store, wanted["runs"])
+    lm = load(passages[0]["model"], device="cpu")
+    for passage in passages:
+        if passage["model_digest"] != lm.digest:
+            raise CrammingError(
+                f"run {passage['key'][:12]} of {PAGE} was crammed into {passage['model']} {passage['model_digest']}, "
+                f"the model here is {lm.name} {lm.digest}: name runs of one model"
+            )
+    weights = folder / "model.onnx"
+    model = about(lm) | {"bytes": weights.stat().st_size if weights.is_file() else None}
+    parts = {"module": folder / "ort.wasm.bundle.min.mjs", "wasm": folder / "ort-wasm-simd-threaded.wasm.gz"}
+    packed = {name: base64.b64encode(path.read_bytes()).decode() for name, path in parts.items()}
+    _script(folder / "runtime.js", "CRAMMING_RUNTIME", packed)
+    _script(folder / "vocabulary.js", "CRAMMING_VOCABULARY", vocabulary(lm))
+    _script(folder / "passages.js", "CRAMMED", {"model": model, "passages": passages})
+    for path in parts.values():
+        path.unlink()
+
+
+def about(lm: FrozenLM) -> dict[str, Any]:
+    """What a reader of the exported model has to know: name, digest, width, and the shape of past before it begins."""
+    config: Any = lm.model.config
+    wide = config.head_dim or config.hidden_size // config.num_attention_heads
+    past = [2 * config.num_hidden_layers, config.num_key_value_heads, 0, wide]
+    return {"name": lm.name, "digest": lm.digest, "width": lm.width, "past": past}
+
+
+def vocabulary(lm: FrozenLM) -> list[str]:
+    """Each token as its tokenizer writes it: of a byte-level one, a letter a byte."""
+    return [piece or "" for piece in lm.tokenizer.convert_ids_to_tokens(list(range(lm.vocab_size)))]
+
+
+def page_passages(store: Store, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Runs of a store, with their vectors, for the page.
+
+    Args:
+        store: Where they are.
+        keys: The first digits of each run's key.
+
+    Returns:
+        Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, and mem: float32, little-endian, in base64.
+
+    Raises:
+        CrammingError: If the store lacks a run, or it is not one that this page can decode and check.
+    """
+    frame, vectors, found = store.frame(), store.vectors(), []
+    for key in keys:
+        rows = frame[frame["key"].str.startswith(key)]
+        if len(rows) != 1:
+            raise CrammingError(
+                f"run {key!r} of {PAGE} is in the store {store.root.name} {len(rows)} times: name one of its keys"
+            )
+        row, mem = rows.iloc[0], vectors[rows.iloc[0]["key"]]
+        if not row["exact"] or not row["score_first"] or row["n_vectors"] != 1 or mem.shape[0] != 1:
+            raise CrammingError(f"run {key!r} of {PAGE} is not an exact one of one vector: name another")
+        found.append(
+            {name: str(row[name]) for name in ("key", "passage", "source", "recipe", "model", "model_digest")}
+            | {"length": int(row["length"]), "margin": float(row["margin"])}
+            | {"ids": [int(token) for token in row["token_ids"][: row["length"]]]}
+            | {"mem": base64.b64encode(mem[0].numpy().astype("<f4").tobytes()).decode()}
+        )
+    return found
+
+
+def _script(path: Path, name: str, value: object) -> None:
+    path.write_text(f"window.{name} = {json.dumps(value, separators=(',', ':'))};\n", encoding="utf-8")
+
+
 class _Graph:
     """Nodes and tensors of a graph under construction; a call adds a node and gives the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
-        self._known: dict[Any, str] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._grids: dict[tuple[int, tuple[int, ...]], dict[str, str]] = {}
 
     def __call__(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         out = out or f"{op}_{len(self.nodes)}"
@@ -262,11 +351,10 @@ class _Graph:
     def _grid(self, weight: np.ndarray) -> dict[str, str]:
         """Tensors of a weight; one that is used twice, as tied embeddings are, is stored once."""
         where = (weight.__array_interface__["data"][0], weight.shape)
-        if where not in self._known:
-            self._known[where] = {  # type: ignore[assignment]
-                name: self.constant(part) for name, part in (to_grid(weight) or {"codes": weight}).items()
-            }
-        return self._known[where]  # type: ignore[return-value]
+        if where not in self._grids:
+            grid = to_grid(weight) or {"codes": weight}
+            self._grids[where] = {name: self.constant(part) for name, part in grid.items()}
+        return self._grids[where]
 
     def _once(self, array: np.ndarray) -> str:
         what = (array.dtype.str, array.shape, array.tobytes())
