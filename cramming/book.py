@@ -153,8 +153,8 @@ def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
     Stored vectors are left out, since they are large; the few that the page for browsers decodes are put beside it.
-    With CRAMMING_REPOSITORY_URL set to the address
-    of a public repository, pages get buttons that lead to their source there and run it on Binder.
+    With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
+    there and run it on Binder.
     """
     place = root / target
     shutil.rmtree(place, ignore_errors=True)

@@ -260,7 +260,8 @@ def page_passages(store: Store, keys: Sequence[str]) -> list[dict[str, Any]]:
         keys: The first digits of each run's key.
 
     Returns:
-        Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, and mem: float32, little-endian, in base64.
+        Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, and mem, which is float32,
+        little-endian, in base64.
 
     Raises:
         CrammingError: If the store lacks a run, or it is not one that this page can decode and check.

@@ -235,7 +235,7 @@
   const taken = async (file) => file && open(new Uint8Array(await file.arrayBuffer()));
 
   passages.forEach((passage, i) => {
-    const label = `${passage.source}: ${passage.passage}, ${passage.length} tokens`;
+    const label = `${passage.passage}, ${passage.length} tokens`;
     find("passage").append(new Option(label, i));
     find("swap").append(new Option(label, i));
   });
