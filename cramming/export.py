@@ -119,8 +119,8 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
     x = g("Concat", "mem", g.rows(weights["model.embed_tokens.weight"], "ids"), axis=0)
     before = g("Squeeze", g("Shape", "past", start=2, end=3))
     after = g("Add", before, g("Squeeze", g("Shape", x, start=0, end=1)))
-    positions = g("Unsqueeze", g("Range", before, after, g.int(1)), g.ints(1))
-    everywhere = g("Unsqueeze", g("Range", g.int(0), after, g.int(1)), g.ints(0))
+    positions = g("Unsqueeze", g("Range", before, after, g.whole(1)), g.ints(1))
+    everywhere = g("Unsqueeze", g("Range", g.whole(0), after, g.whole(1)), g.ints(0))
     mask = g("Where", g("LessOrEqual", everywhere, positions), g.floats(0), g.floats(float(np.finfo(np.float32).min)))
     turns = 1 / rope["rope_theta"] ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     angles = g("Mul", g("Cast", positions, to=TensorProto.FLOAT), g.constant(turns.astype(np.float32)[None]))
@@ -316,7 +316,7 @@ class _Graph:
     def ints(self, *values: int) -> str:
         return self._once(np.array(values, np.int64))
 
-    def int(self, value: int) -> str:
+    def whole(self, value: int) -> str:
         return self._once(np.array(value, np.int64))
 
     def floats(self, value: float) -> str:

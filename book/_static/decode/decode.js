@@ -158,7 +158,7 @@
   function refresh() {
     const passage = passages[find("passage").value], how = settings();
     find("angle-value").textContent = `${how.degrees}°`;
-    find("bits-value").textContent = how.bits ? `${how.bits} bits a number` : "float32, not rounded";
+    find("bits-value").textContent = how.bits ? `rounded to ${how.bits} bits a number` : "float32, as stored";
     find("facts").textContent =
       `${passage.length} tokens of ${passage.passage}, run ${passage.key.slice(0, 12)}, recipe ${passage.recipe}. ` +
       `One vector of ${model.width} numbers. The certificate says: exact, margin ${passage.margin.toFixed(3)} logits.`;
