@@ -157,8 +157,9 @@ def machine_paths(notebook: NotebookNode, root: Path) -> list[str]:
 def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
-    Stored vectors are left out: no page shows them and they are large. With CRAMMING_REPOSITORY_URL set to the address
-    of a public repository, pages get buttons that lead to their source there and run it on Binder or Colab.
+    Stored vectors are left out, since they are large; the few that the page for browsers decodes are put beside it.
+    With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
+    there and run it on Binder or Colab.
     """
     place = root / target
     shutil.rmtree(place, ignore_errors=True)
@@ -177,6 +178,10 @@ def stage(root: Path, target: str = "_stage") -> Path:
         if "github.com/" in address:  # Colab reads no other host
             theme["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
         (place / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    if (place / "book" / "decode.yaml").is_file():
+        from cramming.export import assemble  # here, since it brings in torch
+
+        assemble(root, place)
     return place
 
 

@@ -223,6 +223,22 @@ def push(
 
 
 @app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("model.onnx"),
+    model: Annotated[str, _MODEL] = "smollm2-135m",
+) -> None:
+    """Write a model as ONNX, for the page of the book that decodes in the browser. Llamas only.
+
+    Example: cramming export --out model.onnx
+    """
+    from cramming import export as onnx
+    from cramming import models
+
+    size = onnx.write(models.load(model, device="cpu"), out)
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+@app.command()
 def book(
     page: Annotated[str | None, typer.Option(help="execute this notebook alone, say ledger")] = None,
     scale: Annotated[str | None, typer.Option(help="smoke, laptop, paper, or the path of a plan in YAML")] = None,

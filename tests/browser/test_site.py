@@ -11,7 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 from pypdf import PdfReader
 
-from cramming import book
+from cramming import book, export
+from cramming.models import SMOLLM2, load
 from tests.browser.conftest import ROOT, SITE
 
 WIDTHS = (390, 768, 1440)
@@ -131,3 +132,48 @@ def test_search_finds_a_word(page, site):
     open_page(page, f"{site}search.html?q=margin")
     page.wait_for_selector("ul.search li a")
     assert page.faults == []
+
+
+@pytest.mark.realmodel
+def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
+    """The book opened by double click, the weights from a file: exact, until the vector is changed."""
+    if not (SITE / "book" / "decode.html").exists():
+        lacking("no built book in _site: run `make book` first")
+    weights, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    export.write(load(SMOLLM2, device="cpu"), weights)
+    other.write_bytes(b"nothing")
+    page, asked, faults = browser.new_page(), list[str](), list[str]()
+    page.set_default_timeout(600_000)  # a busy machine is no fault of the page
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
+    page.goto((SITE / "book" / "decode.html").as_uri())
+    said = page.locator("#decode-status")
+
+    def decoded() -> tuple[str, str]:
+        page.click("#decode-run")
+        page.wait_for_selector("#decode-stop:disabled")
+        page.wait_for_selector("#decode-run:enabled")
+        return said.inner_text(), "".join(page.locator("#decode-out span").all_text_contents())
+
+    page.set_input_files("#decode-file", other)
+    page.wait_for_function("document.getElementById('decode-status').textContent.includes('does not hold')")
+    assert page.locator("#decode-run").is_disabled()
+    page.set_input_files("#decode-file", weights)
+    page.wait_for_selector("#decode-run:enabled")
+    shortest = "CRAMMED.passages.reduce((least, p, i, all) => (p.length < all[least].length ? i : least), 0)"
+    which = page.evaluate(shortest)
+    truth = page.evaluate(f"CRAMMED.passages[{which}].ids")
+    page.select_option("#decode-passage", str(which))
+    verdict, text = decoded()
+    assert len(truth) >= 16
+    assert verdict.startswith(f"Exact: {len(truth)} of {len(truth)} tokens right")
+    assert text.replace("↵", "") == load(SMOLLM2, device="cpu").tokenizer.decode(truth)
+    assert page.locator("#decode-out .wrong").count() == 0
+    page.fill("#decode-angle", "60")
+    verdict, _ = decoded()
+    assert verdict.startswith("First error at token ")
+    assert page.locator("#decode-out .wrong").count() > 0
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert faults == []
+    page.close()

@@ -1,0 +1,162 @@
+"""The exported graph says what the model says, weights to the bit, and the page gets what the store holds."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cramming import cli, export
+from cramming.decode import greedy, teacher_forced
+from cramming.errors import CrammingError
+from cramming.store import Store
+
+
+def session(lm) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    blob = export.to_onnx(lm).SerializeToString()
+    return onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+
+
+def step(run, lm, mem, ids, past=None):
+    """Logits and past of some more positions."""
+    past = np.zeros(export.about(lm)["past"], np.float32) if past is None else past
+    mem = np.zeros((0, lm.width), np.float32) if mem is None else mem.numpy()
+    return run.run(None, {"mem": mem, "ids": np.array(ids, np.int64), "past": past})
+
+
+def on_four_bits(seed: int, rows: int = 3, width: int = 64) -> np.ndarray:
+    """A matrix as a Q4_1 file gives it back."""
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(0, 16, (rows, width // 32, 32))
+    codes[..., 0], codes[..., 5] = 0, 15
+    scale, least = (draw.normal(0, 0.05, (2, rows, width // 32, 1))).astype(np.float16).astype(np.float32)
+    return (codes.astype(np.float32) * abs(scale) + least).reshape(rows, width)
+
+
+def on_eight_bits(seed: int, rows: int = 3, width: int = 64) -> np.ndarray:
+    """A matrix as a Q8_0 file gives it back."""
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(-127, 128, (rows, width // 32, 32))
+    codes[..., 3] = 127
+    scale = abs(draw.normal(0, 0.01, (rows, width // 32, 1))).astype(np.float16).astype(np.float32)
+    return (codes.astype(np.float32) * scale).reshape(rows, width)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_grid_is_found_again_to_the_bit(seed):
+    for weight, kind in ((on_four_bits(seed), np.uint8), (on_eight_bits(seed), np.int8)):
+        grid = export.to_grid(weight)
+        assert grid is not None
+        assert grid["codes"].dtype == kind
+        assert np.array_equal(export.from_grid(grid), weight)
+        nudged = weight.copy()
+        nudged[1, 40] = np.nextafter(weight[1, 40], np.float32(1))
+        again = export.to_grid(nudged)
+        assert again is None or np.array_equal(export.from_grid(again), nudged)
+
+
+def test_what_lies_on_no_grid_stays_as_it_is():
+    weight = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    assert export.to_grid(weight) is None
+    assert export.to_grid(on_four_bits(0)[:, :48]) is None  # no whole number of blocks
+    assert export.to_grid(np.zeros((2, 32), np.float32)) is not None
+
+
+def test_the_graph_gives_the_models_logits_at_once_and_token_by_token(tiny_llama, prose):
+    lm, ids = tiny_llama, list(prose[1].token_ids)
+    mem = torch.randn(2, lm.width, generator=torch.Generator().manual_seed(0))
+    embeds = torch.cat([mem, lm.model.get_input_embeddings()(torch.tensor(ids))])
+    expected = lm.model(inputs_embeds=embeds[None]).logits[0].detach().numpy()
+    run = session(lm)
+    at_once, _ = step(run, lm, mem, ids)
+    np.testing.assert_allclose(at_once, expected, atol=1e-3)
+    rows, past = step(run, lm, mem, [])
+    for token in ids:
+        more, past = step(run, lm, None, [token], past)
+        rows = np.concatenate([rows, more])
+    np.testing.assert_allclose(rows, expected, atol=1e-3)
+    assert past.shape[2] == 2 + len(ids)
+
+
+def test_weights_on_a_grid_are_stored_small_and_used_exactly(tiny_llama):
+    model = copy.deepcopy(tiny_llama.model)
+    for i, (name, weight) in enumerate(model.named_parameters()):
+        if weight.ndim == 2:
+            coarse = (on_eight_bits if "embed" in name else on_four_bits)(i, *weight.shape)
+            weight.data = torch.from_numpy(coarse) * 4  # a power of two keeps it on a grid
+    lm = replace(tiny_llama, model=model)
+    mem = torch.randn(1, lm.width, generator=torch.Generator().manual_seed(1))
+    embeds = torch.cat([mem, model.get_input_embeddings()(torch.tensor([7, 9]))])
+    expected = model(inputs_embeds=embeds[None]).logits[0].detach().numpy()
+    found, _ = step(session(lm), lm, mem, [7, 9])
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    assert export.to_onnx(lm).ByteSize() < export.to_onnx(tiny_llama).ByteSize() / 2
+
+
+def test_a_crammed_vector_decodes_from_the_export(tiny_llama, solved_llama):
+    run, truth = session(tiny_llama), solved_llama.passage.token_ids
+    logits, past = step(run, tiny_llama, solved_llama.mem, [])
+    said = []
+    for _ in truth:
+        said.append(int(logits[-1].argmax()))
+        logits, past = step(run, tiny_llama, None, said[-1:], past)
+    assert said == list(truth) == greedy(tiny_llama, solved_llama.mem, len(truth))[0].tolist()
+
+
+def test_the_page_gets_the_runs_that_it_names(smoke_store, tiny_llama):
+    store = Store(smoke_store)
+    rows = store.frame().query("exact and score_first and n_vectors == 1")
+    rows = rows[rows["recipe_json"].str.contains('"memory":"vectors"')]
+    row = rows.iloc[0]
+    (found,) = export.page_passages(store, [row["key"][:12]])
+    mem = torch.from_numpy(np.frombuffer(base64.b64decode(found["mem"]), "<f4").copy())[None]
+    assert torch.equal(mem, store.vectors()[row["key"]])
+    _, gaps = teacher_forced(tiny_llama, mem[None], torch.tensor([found["ids"]]))
+    assert len(found["ids"]) == found["length"] == row["length"]
+    assert (gaps > 0).all()
+    assert float(gaps.min()) == pytest.approx(found["margin"], abs=1e-3)
+    with pytest.raises(CrammingError, match=r"run 'none' of book/decode\.yaml is in the store results 0 times"):
+        export.page_passages(store, ["none"])
+
+
+def test_a_vocabulary_names_every_token(tiny_llama):
+    names = export.vocabulary(tiny_llama)
+    assert len(names) == tiny_llama.vocab_size
+    assert (names[65], names[256]) == ("A", "<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "tiny-opt"], "tiny-opt is opt in float32: export a Llama in float32, such as smollm2-135m"),
+        (["--model", "tiny-llama", "--out", "/proc/none/model.onnx"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(arguments, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cramming", "export", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_a_file_that_can_be_read(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "there" / "tiny.onnx"
+    monkeypatch.setattr("sys.argv", ["cramming", "export", "--model", "tiny-llama", "--out", str(out)])
+    cli.app(standalone_mode=False)
+    assert f"{out.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
+    assert [port.name for port in onnxruntime.InferenceSession(out).get_inputs()] == ["mem", "ids", "past"]
+    assert [path.name for path in out.parent.iterdir()] == ["tiny.onnx"]
