@@ -13,7 +13,7 @@ from pypdf import PdfReader
 
 from cramming import book, export
 from cramming.models import SMOLLM2, load
-from tests.browser.conftest import ROOT, SITE
+from tests.browser.conftest import ROOT, SITE, lacking
 
 WIDTHS = (390, 768, 1440)
 pytestmark = pytest.mark.browser
