@@ -1265,3 +1265,35 @@ def from_the_middle(frame: pd.DataFrame) -> Figure:
     axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+@_styled
+def memory_steps(frames: Mapping[str, pd.DataFrame], limits: Mapping[str, float]) -> Figure:
+    """Memory of a step by part, as one thing after the other is done about it: one panel a model.
+
+    Args:
+        frames: `cramming.scale.memory_steps` by model.
+        limits: Memory of what a step may run on, in GB, by name.
+    """
+    figure, axes = plt.subplots(1, len(frames), figsize=(3.4 * len(frames), 4.2), squeeze=False)
+    for axis, (name, frame) in zip(axes[0], frames.items(), strict=True):
+        places, below = np.arange(len(frame)), np.zeros(len(frame))
+        for part, colour, hatch in zip(("weights", "activations", "logits"), COLOURS, ("", "//", ".."), strict=False):
+            axis.bar(places, frame[part], bottom=below, color=colour, hatch=hatch, width=0.7, edgecolor="white",
+                     linewidth=0.5, label=part)  # fmt: skip
+            below += frame[part].to_numpy()
+        top = below.max() * 1.15
+        for label, limit in limits.items():
+            if limit < top:
+                axis.axhline(limit, color="black", linestyle="--", linewidth=1.2)
+                axis.annotate(label, (len(frame) - 0.5, limit), (0, 2), textcoords="offset points", fontsize="x-small",
+                              ha="right")  # fmt: skip
+        for place, total in zip(places, frame["total"], strict=True):
+            axis.annotate(f"{total:,.0f}", (place, total), (0, 3), textcoords="offset points", fontsize="x-small",
+                          ha="center")  # fmt: skip
+        axis.set_xticks(places, frame["what"], rotation=35, ha="right", fontsize="x-small")
+        axis.set(title=name, ylim=(0, top))
+        axis.grid(visible=False, axis="x")
+    axes[0][0].set(ylabel="memory of a step, GB")
+    axes[0][0].legend(fontsize="x-small", loc="upper right")
+    return figure

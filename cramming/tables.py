@@ -2375,6 +2375,110 @@ def estimate_line(frame: pd.DataFrame) -> str:
     )
 
 
+def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.scale.devices` as a page shows them."""
+    return pd.DataFrame(
+        {
+            "memory, GB": frame["memory_gb"],
+            "peak, 10¹² operations/s, bfloat16": (frame["bfloat16_ops"] / 1e12).map("{:,.0f}".format),
+            "float32": (frame["float32_ops"] / 1e12).map("{:,.0f}".format),
+            "memory, GB/s": frame["bandwidth_gbs"].map("{:,.0f}".format),
+            "link, GB/s": frame["link_gbs"].map("{:,.0f}".format),
+            "$ an hour, assumed": frame["dollars_per_hour"].map("{:.2f}".format),
+            "source": frame["source"],
+        }
+    )
+
+
+def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
+    """The paper's grid model by model, with hours of one device and dollars.
+
+    Args:
+        grid: From `cramming.scale.by_model`.
+        some: From `cramming.scale.devices`, one row.
+        utilisation: Least and greatest share of the peak.
+        ratio: As in `cramming.scale.bill`.
+    """
+    total = grid[["runs", "token_passes", "operations"]].sum()
+    rows = [*grid.to_dict("records"), {"model": "all", **total}]
+    bills = [scale.bill(row["operations"], some, utilisation, ratio).iloc[0] for row in rows]
+    shown = pd.DataFrame(
+        {
+            "runs": [f"{row['runs']:,.0f}" for row in rows],
+            "token passes, at most": [f"{row['token_passes']:.2g}" for row in rows],
+            "operations, at most": [f"{row['operations']:.2g}" for row in rows],
+            "longest, tokens": [f"{row['longest']:,}" if "longest" in row else "" for row in rows],
+            "memory, GB": [_known(row.get("memory_gb", np.nan)) for row in rows],
+            "hours": [_from_to(bill["hours_low"], bill["hours_high"]) for bill in bills],
+            "dollars": [_from_to(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
+            "hours, our recipe": [_from_to(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
+        }
+    )
+    return shown.set_index(pd.Index([row["model"] for row in rows], name="model"))
+
+
+def bill_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.scale.bill` as a page shows it."""
+    shown = {}
+    for who, said in (("", "paper's recipe"), ("ours_", "ours")):
+        for unit in ("hours", "dollars"):
+            low, high = frame[f"{who}{unit}_low"], frame[f"{who}{unit}_high"]
+            shown[f"{unit}, {said}"] = [_from_to(*ends) for ends in zip(low, high, strict=True)]
+    return pd.DataFrame(shown, index=pd.Index(frame["device"]))
+
+
+def passages_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cramming.scale.passages_bill` as a page shows it, with what gives way first and what to do."""
+    shown = pd.DataFrame(
+        {
+            "run": frame["what"],
+            "device hours": [_from_to(r.hours_low, r.hours_high) for r in frame.itertuples()],
+            "dollars": [_from_to(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
+            **{f"days on {d}": frame[f"days_{d}"].map(_figures) for d in (1, 8, 64)},
+            "files": frame["files"].map("{:,}".format),
+            "vectors, GB": frame["vectors_gb"].map(_figures),
+            "what gives way": [_gives_way(r) for _, r in frame.iterrows()],
+        }
+    )
+    return shown.set_index(pd.Index(frame["passages"].map("{:,}".format), name="passages"))
+
+
+def _gives_way(row: pd.Series, days: float = 7, files: int = 10_000) -> str:
+    """What of a bill is too much for a week on so many devices, or for one folder."""
+    fits = [d for d in (1, 8, 64) if row[f"days_{d}"] <= days]
+    said = []
+    if not fits:
+        said.append("64 devices are not enough for a week: fewer passages, or a smaller budget")
+    elif fits[0] > 1:
+        said.append(f"one device: --part i/{fits[0]} on {fits[0]}")
+    if row["files"] > files:
+        said.append("files in one folder: one store a part, --compact after each")
+    return "; ".join(said) or "nothing"
+
+
+def memory_table(frame: pd.DataFrame, needed: Mapping[str, list[int | None]]) -> pd.DataFrame:
+    """`cramming.scale.memory_steps` as a page shows it.
+
+    Args:
+        frame: From there.
+        needed: Of each device, how many hold the step, row by row.
+    """
+    parts = ["weights", "activations", "logits", "total"]
+    shown = {f"{part}, GB": frame[part].map(_figures).to_list() for part in parts}
+    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(_figures).to_list()}
+    shown |= {"operations": [f"{n} a parameter" for n in frame["operations"]]}
+    shown |= {f"{name}, number": [n or "more than 8" for n in numbers] for name, numbers in needed.items()}
+    return pd.DataFrame(shown, index=pd.Index(frame["what"], name="a step"))
+
+
+def _from_to(low: float, high: float) -> str:
+    return f"{_figures(low)} to {_figures(high)}"
+
+
+def _known(value: float) -> str:
+    return _figures(value) if value == value else "—"
+
+
 def setting(results: pd.DataFrame) -> str:
     """Model, weights and number of mem vectors, for captions."""
     weights = results[["model", "provenance"]].drop_duplicates().itertuples(index=False)
