@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -605,7 +605,7 @@ def _in_workers(workers: Executor, jobs: list[Job], keep: _Keep, *, progress: bo
                 bar.update()
 
 
-def _iterator(workers: Executor, jobs: list[Job]) -> Iterator[tuple[Job, list[Done]]]:
+def _iterator(workers: Executor, jobs: list[Job]) -> Generator[tuple[Job, list[Done]], None, None]:
     """A generator whatever the executor returns, so that it can be closed."""
     yield from workers(run_job, jobs)
 
