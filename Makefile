@@ -24,7 +24,7 @@ test: environment chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" $(PARALLEL)
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
 	$(BIN)/cramming book --no-execute
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser --numprocesses auto tests/browser
 
 environment: $(INSTALLED)
 

@@ -91,7 +91,9 @@ def test_memory_grows_with_work_and_shrinks_with_devices(passages, length, more,
     assert total(dtype="float32") > total(dtype="bfloat16")
     assert total(head_rows=None) >= total(head_rows=256)
     assert total(checkpoint=True) < total(checkpoint=False)
-    assert total(ways=2, checkpoint=checkpoint) < total(checkpoint=checkpoint) <= 2 * total(ways=2, checkpoint=checkpoint)
+    assert (
+        total(ways=2, checkpoint=checkpoint) < total(checkpoint=checkpoint) <= 2 * total(ways=2, checkpoint=checkpoint)
+    )
 
 
 @given(gb=st.floats(1, 2000), more=st.floats(0, 2000), passages=st.integers(1, 32))
@@ -106,7 +108,9 @@ def test_ways_needed_is_the_least_that_fits(gb, more, passages):
     assert scale.ways_needed(gb + more, shape, **how) <= ways
 
 
-@pytest.mark.parametrize(("how", "said"), [({"dtype": "int3"}, "dtype 'int3' has no size"), ({"ways": 0}, "ways is 0")])
+@pytest.mark.parametrize(
+    ("how", "said"), [({"dtype": "int3"}, "dtype 'int3' has no size"), ({"ways": 0}, "ways is 0")]
+)
 def test_memory_refuses_what_it_does_not_know(how, said):
     with pytest.raises(CrammingError, match=said):
         scale.kept(SMALL, **how)
