@@ -1286,8 +1286,8 @@ def memory_steps(frames: Mapping[str, pd.DataFrame], limits: Mapping[str, float]
         for label, limit in limits.items():
             if limit < top:
                 axis.axhline(limit, color="black", linestyle="--", linewidth=1.2)
-                axis.annotate(label, (len(frame) - 0.5, limit), (0, 2), textcoords="offset points", fontsize="x-small",
-                              ha="right")  # fmt: skip
+                axis.annotate(label, (len(frame) - 0.5, limit), (0, 4), textcoords="offset points", fontsize="x-small",
+                              ha="right", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         for place, total in zip(places, frame["total"], strict=True):
             axis.annotate(f"{total:,.0f}", (place, total), (0, 3), textcoords="offset points", fontsize="x-small",
                           ha="center")  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from cramming import metrics
+from cramming import metrics, scale
 from cramming.errors import CrammingError
 from cramming.paper import hub_id, published
 from cramming.precision import stored_bits
@@ -2408,10 +2408,10 @@ def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float,
             "token passes, at most": [f"{row['token_passes']:.2g}" for row in rows],
             "operations, at most": [f"{row['operations']:.2g}" for row in rows],
             "longest, tokens": [f"{row['longest']:,}" if "longest" in row else "" for row in rows],
-            "memory, GB": [_known(row.get("memory_gb", np.nan)) for row in rows],
-            "hours": [_from_to(bill["hours_low"], bill["hours_high"]) for bill in bills],
-            "dollars": [_from_to(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
-            "hours, our recipe": [_from_to(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
+            "memory, GB": [_large(row.get("memory_gb", np.nan)) for row in rows],
+            "hours": [spend(bill["hours_low"], bill["hours_high"]) for bill in bills],
+            "dollars": [spend(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
+            "hours, our recipe": [spend(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
         }
     )
     return shown.set_index(pd.Index([row["model"] for row in rows], name="model"))
@@ -2423,7 +2423,7 @@ def bill_table(frame: pd.DataFrame) -> pd.DataFrame:
     for who, said in (("", "paper's recipe"), ("ours_", "ours")):
         for unit in ("hours", "dollars"):
             low, high = frame[f"{who}{unit}_low"], frame[f"{who}{unit}_high"]
-            shown[f"{unit}, {said}"] = [_from_to(*ends) for ends in zip(low, high, strict=True)]
+            shown[f"{unit}, {said}"] = [spend(*ends) for ends in zip(low, high, strict=True)]
     return pd.DataFrame(shown, index=pd.Index(frame["device"]))
 
 
@@ -2432,11 +2432,11 @@ def passages_table(frame: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "run": frame["what"],
-            "device hours": [_from_to(r.hours_low, r.hours_high) for r in frame.itertuples()],
-            "dollars": [_from_to(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
-            **{f"days on {d}": frame[f"days_{d}"].map(_figures) for d in (1, 8, 64)},
+            "device hours": [spend(r.hours_low, r.hours_high) for r in frame.itertuples()],
+            "dollars": [spend(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
+            **{f"days on {d}": frame[f"days_{d}"].map(_large) for d in (1, 8, 64)},
             "files": frame["files"].map("{:,}".format),
-            "vectors, GB": frame["vectors_gb"].map(_figures),
+            "vectors, GB": frame["vectors_gb"].map(_large),
             "what gives way": [_gives_way(r) for _, r in frame.iterrows()],
         }
     )
@@ -2464,19 +2464,24 @@ def memory_table(frame: pd.DataFrame, needed: Mapping[str, list[int | None]]) ->
         needed: Of each device, how many hold the step, row by row.
     """
     parts = ["weights", "activations", "logits", "total"]
-    shown = {f"{part}, GB": frame[part].map(_figures).to_list() for part in parts}
-    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(_figures).to_list()}
+    shown = {f"{part}, GB": frame[part].map(_large).to_list() for part in parts}
+    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(_large).to_list()}
     shown |= {"operations": [f"{n} a parameter" for n in frame["operations"]]}
     shown |= {f"{name}, number": [n or "more than 8" for n in numbers] for name, numbers in needed.items()}
     return pd.DataFrame(shown, index=pd.Index(frame["what"], name="a step"))
 
 
-def _from_to(low: float, high: float) -> str:
-    return f"{_figures(low)} to {_figures(high)}"
+def spend(low: float, high: float) -> str:
+    """From the least to the most, two significant figures each."""
+    return f"{_large(low)} to {_large(high)}"
 
 
-def _known(value: float) -> str:
-    return _figures(value) if value == value else "—"
+def _large(value: float) -> str:
+    """Two significant figures, thousands set apart; a dash for what is not known."""
+    if not np.isfinite(value):
+        return "—"
+    short = float(f"{value:.1e}")
+    return f"{short:,.0f}" if short >= 10 else f"{short:g}"
 
 
 def setting(results: pd.DataFrame) -> str:

@@ -152,7 +152,7 @@ def test_passages_bill_scales(n, passes):
 def test_prices_can_be_changed():
     assert scale.devices({"RTX 4090": 0.25}).loc["RTX 4090", "dollars_per_hour"] == 0.25
     assert DEVICES["source"].str.contains("datasheet|whitepaper").all()
-    with pytest.raises(CrammingError, match="'A1000' is not in devices.csv: use one of RTX 4090"):
+    with pytest.raises(CrammingError, match=r"'A1000' is not in devices\.csv: use one of RTX 4090"):
         scale.devices({"A1000": 1})
 
 
@@ -181,6 +181,49 @@ def test_grid_adds_up_to_the_estimate():
     assert grid.loc["Llama-3.1-8B", "longest"] == 2560
     assert grid.loc["Llama-3.1-8B", "parameters"] == pytest.approx(8e9)
     assert list(grid.index[grid["memory_gb"].isna()]) == [name for name in grid.index if name.startswith("Mamba")]
+
+
+# The page
+
+
+def test_grid_table_ends_in_the_sum_and_leaves_out_what_is_not_known():
+    plan = sweep.load_plan("paper")
+    grid = scale.by_model(plan, sweep.estimate(plan), passages=16)
+    table = tables.grid_table(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
+    assert table.index[-1] == "all"
+    assert table.loc["all", "runs"] == f"{grid['runs'].sum():,}"
+    assert table.loc["Mamba-130M", "memory, GB"] == "—"
+    whole = scale.bill(grid["operations"].sum(), DEVICES, (0.25, 0.5), ratio=10)
+    shown = tables.bill_table(whole)
+    assert shown.loc["A100 80 GB", "hours, paper's recipe"] == table.loc["all", "hours"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.01234, "0.012"), (12.6, "13"), (123_456, "120,000"), (math.nan, "—"), (math.inf, "—")]
+)
+def test_amounts_have_two_figures(value, said):
+    assert tables.spend(value, value) == f"{said} to {said}"
+
+
+def test_what_gives_way_follows_days_and_files():
+    bill = scale.passages_bill((1, 1_000, 100_000), {"x": 1e7}, SHAPES["Llama-3.1-8B"], A100, (0.2, 0.5))
+    few, some, most = tables.passages_table(bill)["what gives way"]
+    assert few == "nothing"
+    assert some == "one device: --part i/64 on 64"  # 1,200 hours: 59 days on one, 7.4 on eight
+    assert most.startswith("64 devices are not enough")
+    assert "files in one folder" in most
+
+
+def test_memory_is_shown_part_by_part():
+    shape = SHAPES["Llama-3.1-70B"]
+    steps = scale.memory_steps(shape, passages=16, length=1568)
+    assert list(steps["total"]) == sorted(steps["total"], reverse=True)
+    assert steps["total"].to_list() == pytest.approx(
+        (steps["weights"] + steps["activations"] + steps["logits"] + steps["optimiser"]).to_list()
+    )
+    table = tables.memory_table(steps, {"A100 80 GB": [None, None, 8, 4]})
+    assert table["A100 80 GB, number"].to_list() == ["more than 8", "more than 8", 8, 4]
+    assert isinstance(plots.memory_steps({"a": steps}, {"A100": 80.0}), Figure)
 
 
 # The store
