@@ -260,8 +260,11 @@ def printed(root: Path, target: Path) -> Path:
             page.goto((site / f"{name}.html").as_uri(), wait_until="load")
             # What is folded away on the screen is folded away on paper, but for what a reader cannot unfold there.
             page.evaluate("document.documentElement.dataset.theme = 'light'")
-            margins = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
-            sheet = page.pdf(format="A4", margin=margins, print_background=True)
+            sheet = page.pdf(
+                format="A4",
+                margin={"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+                print_background=True,
+            )
             whole.append(BytesIO(sheet), outline_item=page.locator("h1").last.inner_text().strip("# \n"))
         browser.close()
     try:
