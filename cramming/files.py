@@ -208,4 +208,4 @@ def _declared(metadata: pq.FileMetaData, most: int) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

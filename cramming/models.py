@@ -535,7 +535,7 @@ def check_folder(folder: Path, way_out: str) -> None:
         try:
             stored = read_json(folder / file, way_out)
         except CrammingError as error:
-            raise refuse(file, _first_line(error.__cause__ or error)[:300]) from error
+            raise refuse(file, _first_line(error.__cause__ or error)) from error
         if not isinstance(stored, dict):
             raise refuse(file, "no object")
         return stored
@@ -658,7 +658,7 @@ def _hub_error(hub_id: str, error: BaseException) -> CrammingError:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _prepare_cache(directory: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import struct
 import subprocess
 import time
 import zipfile
@@ -217,6 +219,51 @@ def test_missing_weights_are_refused_not_made_up(folder):
 
 def test_empty_folder(tmp_path):
     fails("cannot be loaded", str(tmp_path))
+
+
+# Folders from strangers
+
+
+def test_pickled_weights_are_not_read(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    fails("a pickle can run any code", str(folder))
+
+
+def test_code_in_a_folder_is_not_run(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run it"))
+    (folder / "code.py").write_text("raise SystemExit('run')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.A", "AutoModelForCausalLM": "code.B"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    fails("cannot be loaded", str(folder))
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/hosts", 3])
+def test_index_that_names_a_file_outside_its_folder(folder, name):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": name}}))
+    fails("names a file outside the folder", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_hidden_layers", 10**9), ("hidden_size", 2**40), ("vocab_size", 2**31), ("intermediate_size", 10**8)],
+)
+def test_config_that_asks_for_more_than_the_files_hold(folder, field, value):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    fails(f"{field} is .*the files hold", str(folder))
+
+
+def test_adapter_whose_weights_lie_elsewhere(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../other"}')
+    fails("an adapter, whose weights lie elsewhere", str(folder))
+
+
+def test_gguf_array_that_never_ends(tmp_path):
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 0, 2**40)
+    (tmp_path / "long.gguf").write_bytes(head)
+    fails("declares more than it holds", str(tmp_path / "long.gguf"))
 
 
 def test_gguf_file_that_is_missing_or_damaged(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -551,7 +552,7 @@ def test_columns_of_another_type_or_with_gaps_are_damage(store):
 
 
 def test_table_that_grows_when_it_is_decoded_is_refused(store, monkeypatch):
-    monkeypatch.setattr("cramming.files.MOST_TABLE", 2**22)
+    monkeypatch.setattr(cramming.store, "read_table", partial(cramming.store.read_table, most=2**22))
     path = sorted(store.root.glob("*.parquet"))[0]
     table = pa.Table.from_pylist([row(f"key-{i}", passage="x" * 2**16) for i in range(2000)], SCHEMA)
     pq.write_table(table, path, compression="zstd")
