@@ -39,6 +39,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "cramming",
 }
 
+# Attribute of a figure for the frames that it draws, where those it is given are far larger.
+DRAWN = "cramming_drawn"
+
 P = ParamSpec("P")
 
 
@@ -55,7 +58,7 @@ def _styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
             figure = plot(*args, **kwargs)
             figure.canvas.draw()
         plt.close(figure)
-        given = signature(plot).bind(*args, **kwargs).arguments
+        given = getattr(figure, DRAWN, None) or signature(plot).bind(*args, **kwargs).arguments
 
         def bundle(**_: object) -> tuple[dict[str, Any], dict[str, Any]]:
             return {}, {"cramming": {"figure": plot.__name__, "svg": _svg(figure), "csv": _csv(given)}}
@@ -79,7 +82,10 @@ def _csv(given: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, value in given.items():
         if isinstance(value, Mapping) and value and all(isinstance(part, pd.DataFrame) for part in value.values()):
-            value = pd.concat({str(key): part for key, part in value.items()}, names=["series"])
+            parts = {str(key): part for key, part in value.items()}
+            value = pd.concat(parts, names=["series"])
+            if value.index.names == ["series", None]:
+                value = value.droplevel(1)
         if isinstance(value, pd.DataFrame) and len(value):
             told = [
                 column
@@ -483,8 +489,14 @@ def attention_maps(shares: pd.DataFrame, plain: pd.DataFrame) -> Figure:
         plain: From `cramming.attention.first_token_shares`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True)
-    for axis, some, title in ((axes[0], shares, "to mem"), (axes[1], plain, "to the first token, no mem")):
-        grid = some.pivot_table("share", "layer", "head") * 100
+    drawn = {"to mem": shares, "to the first token, no mem": plain}
+    grids = {title: some.pivot_table("share", "layer", "head") * 100 for title, some in drawn.items()}
+    setattr(
+        figure,
+        DRAWN,
+        {"percent": {title: grid.stack().rename("percent").reset_index() for title, grid in grids.items()}},
+    )
+    for axis, (title, grid) in zip(axes, grids.items(), strict=True):
         image = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto", origin="lower")
         axis.set(xlabel="head", title=f"Attention {title}, %", xticks=range(grid.shape[1]))
         axis.grid(visible=False)
@@ -502,13 +514,15 @@ def attention_by_position(shares: pd.DataFrame) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.6))
     depth = shares["layer"].max() + 1
-    third = np.minimum(shares["layer"] * 3 // depth, 2)
+    third, lines = np.minimum(shares["layer"] * 3 // depth, 2), {}
     for part, (label, style, colour) in enumerate(
         zip(("first third", "middle third", "last third"), ("-", "--", ":"), COLOURS[:3], strict=True)
     ):
         some = shares[third == part].groupby(["passage", "position"])["share"].mean().groupby("position")
         line = some.mean()[some.size() >= min(3, shares["passage"].nunique())]
         axis.plot(line.index, line * 100, style, color=colour, linewidth=2, label=f"{label} of the layers")
+        lines[f"{label} of the layers"] = (line * 100).rename("percent").reset_index()
+    setattr(figure, DRAWN, {"percent": lines})
     axis.set(xlabel="position of the token that looks", ylabel="share of attention on mem, %", ylim=(0, 100))
     axis.legend()
     return figure

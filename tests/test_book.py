@@ -224,5 +224,8 @@ def test_stored_notebooks_are_clean_complete_and_their_figures_described(name):
         if cell.cell_type != "code":
             continue
         assert cell.execution_count, f"cell {number} was not run"
+        told = [output.get("metadata", {}).get("cramming", {}).get("csv", {}) for output in cell.outputs]
+        size = sum(len(text) for some in told for text in some.values())
+        assert size < 3_000_000, f"cell {number}: {size:,} characters of data behind one figure"
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), f"cell {number}: figure without alt"
