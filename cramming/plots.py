@@ -491,11 +491,8 @@ def attention_maps(shares: pd.DataFrame, plain: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True)
     drawn = {"to mem": shares, "to the first token, no mem": plain}
     grids = {title: some.pivot_table("share", "layer", "head") * 100 for title, some in drawn.items()}
-    setattr(
-        figure,
-        DRAWN,
-        {"percent": {title: grid.stack().rename("percent").reset_index() for title, grid in grids.items()}},
-    )
+    long = {title: grid.melt(ignore_index=False, value_name="percent").reset_index() for title, grid in grids.items()}
+    setattr(figure, DRAWN, {"percent": long})
     for axis, (title, grid) in zip(axes, grids.items(), strict=True):
         image = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto", origin="lower")
         axis.set(xlabel="head", title=f"Attention {title}, %", xticks=range(grid.shape[1]))
