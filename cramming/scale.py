@@ -296,7 +296,7 @@ def bill(
 
     Returns:
         One row a device: device, hours and dollars (each _low at the greater utilisation, _high at the less), and the
-        same with ours_ before.
+        same with `ours_` before.
     """
     rows = []
     for name, device in some.iterrows():
