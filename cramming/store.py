@@ -359,9 +359,12 @@ class Store:
         stem = run_key({"keys": sorted(row["key"] for row in rows)} | ({"vectors": digest} if merged else {}))[:16]
         table = table.replace_schema_metadata({_VECTORS: digest})
         target = self.root / f"{stem}.parquet"
+        # In memory first: on a full disk pyarrow would leave its file open.
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         with _writing(self.root):
             _atomic(_beside(target), lambda path: path.write_bytes(blob))
-            _atomic(target, lambda path: pq.write_table(table, path, compression="zstd", write_page_checksum=True))
+            _atomic(target, lambda path: path.write_bytes(sink.getvalue()))
         return target
 
     def _set_aside(self, files: Sequence[Path], reason: object) -> list[Path]:
