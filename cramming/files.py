@@ -24,6 +24,7 @@ MOST_YAML = 2**17  # bytes of a plan: the parser is slow, about a second for so 
 MOST_NODES = 50_000  # of a plan, aliases written out
 MOST_HEADER = 2**24  # bytes of a safetensors header, and of a parquet footer
 MOST_TABLE = 2**29  # bytes of a parquet file's columns, decoded
+SCAN_VALUES = 2**16  # values that are decoded at once when a file is looked through
 MOST_ROWS = 1024  # rows that are decoded before the limit is looked at again
 
 
@@ -108,7 +109,10 @@ def read_table(
         with pq.ParquetFile(path, page_checksum_verification=True, **limits) as file:
             schema = file.schema_arrow
             wanted = list(columns(schema))
-            longest = _declared(file.metadata, most)
+            # What pyarrow says of a column of a damaged file can end the process. A scan, in little memory, is refused
+            # with an error where that would happen, so it comes first.
+            file.scan_contents(columns=wanted, batch_size=SCAN_VALUES)
+            longest = _declared(file.metadata, set(wanted), most)
             batches, total = [], 0
             # A page of a few bytes can stand for many equal texts, so what is decoded is counted too.
             rows = max(1, min(MOST_ROWS, most // longest))
@@ -189,12 +193,13 @@ def _nodes(node: yaml.Node, known: dict[int, int | None]) -> int:
     return count
 
 
-def _declared(metadata: pq.FileMetaData, most: int) -> int:
-    """Hold the sizes that a parquet file declares against a limit; the most bytes that one text in it can have."""
+def _declared(metadata: pq.FileMetaData, names: set[str], most: int) -> int:
+    """Hold the sizes that columns of a parquet file declare against a limit; the most bytes that one text can have."""
+    wanted = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path.split(".")[0] in names]
     size, values, longest = 0, 0, 1
     for group in range(metadata.num_row_groups):
         about = metadata.row_group(group)
-        for column in range(about.num_columns):
+        for column in wanted:
             chunk = about.column(column)
             if min(chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values) < 0:
                 raise ValueError("it declares sizes below 0")

@@ -229,7 +229,8 @@ class Store:
     def repair(self) -> list[Path]:
         """Set damaged files aside, with a line on stderr each, so that what they held is run again.
 
-        A shard goes as a pair. Temporary files that killed writers left are deleted. A sound store is not written to.
+        A shard goes as a pair. What killed writers left is deleted: temporary files, and checkpoints of stored runs.
+        A sound store is not written to.
 
         Returns:
             Where the files went, in `damaged/`.
@@ -250,7 +251,13 @@ class Store:
                             moved += self._set_aside([path, _beside(path)], error.reason)
                 except CrammingError as refused:
                     raise CrammingError(f"{refused}; {error}") from error
-        for path in sorted((self.root / "unfinished").glob("*.safetensors")):
+        states = sorted((self.root / "unfinished").glob("*.safetensors"))
+        done = {self._unfinished(key) for key in self.keys()} if states else set()
+        for path in states:
+            if path in done:  # killed after the row was stored, and before this was deleted
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
             with contextlib.suppress(FileNotFoundError):
                 try:
                     read_tensors(path)

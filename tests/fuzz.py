@@ -171,8 +171,8 @@ class Readers:
         return file.getvalue()
 
 
-def fuzz(root: Path, count: int, seed: int = 0) -> dict[str, object]:
-    """Read so many damaged files, each kind in turn.
+def fuzz(root: Path, count: int, seed: int = 0, only: str | None = None) -> dict[str, object]:
+    """Read so many damaged files, each kind in turn, or one kind alone.
 
     Returns:
         inputs, and how many were read and refused; slowest in seconds, and the most memory above the start in MiB.
@@ -186,7 +186,7 @@ def fuzz(root: Path, count: int, seed: int = 0) -> dict[str, object]:
         status = 1
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-                _child(readers, log, count, seed)
+                _child(readers, log, count, seed, only)
             status = 0
         except BaseException:
             log.open("a").write(json.dumps(["?", traceback.format_exc(), 0, 0]) + "\n")
@@ -210,11 +210,11 @@ def fuzz(root: Path, count: int, seed: int = 0) -> dict[str, object]:
     return {"inputs": count, **came, "slowest": round(slowest, 2), "MiB": round(most)}
 
 
-def _child(readers: Readers, log: Path, count: int, seed: int) -> None:
+def _child(readers: Readers, log: Path, count: int, seed: int, only: str | None) -> None:
     start = _size("VmSize")
     resident = _size("VmHWM")
     resource.setrlimit(resource.RLIMIT_AS, (start + MEMORY, start + MEMORY))
-    kinds = list(readers.kinds)
+    kinds = [only] if only else list(readers.kinds)
     with log.open("a", buffering=1) as out:
         for i in range(count):
             kind, begin = kinds[i % len(kinds)], time.process_time()
@@ -232,8 +232,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one kind of file, such as rows")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        print(fuzz(Path(folder), asked.count, asked.seed))
+        print(fuzz(Path(folder), asked.count, asked.seed, asked.only))
     sys.exit(0)

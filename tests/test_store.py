@@ -466,6 +466,14 @@ def test_repair_of_a_sound_store_writes_nothing(store):
     assert store.unfinished("a" * 64) is not None
 
 
+def test_checkpoint_of_a_stored_run_goes(store):
+    store.checkpoint("key-1", {"param": mem(6)})
+    store.checkpoint("key-9", {"param": mem(6)})
+    assert store.repair() == []
+    assert store.unfinished("key-1") is None
+    assert store.unfinished("key-9") is not None
+
+
 def test_damaged_checkpoint_is_set_aside(store, capsys):
     store.checkpoint("a" * 64, {"param": mem(6)})
     [path] = (store.root / "unfinished").iterdir()
