@@ -234,21 +234,28 @@ def test_death_while_writing_loses_nothing_stored(store, monkeypatch, moment, ac
     def die(*_, **__):
         raise death
 
-    def die_half_way(path, blob):
-        with path.open("wb") as file:
-            file.write(blob[: len(blob) // 2])
-        raise death
+    def die_half_way(kind, share=2, write=Path.write_bytes):
+        """Writing a file of one kind ends the process, with half of it there or none."""
+
+        def dying(path, blob):
+            if f".{kind}." not in path.name:
+                return write(path, blob)
+            with path.open("wb") as file:
+                file.write(bytes(blob)[: len(blob) // share])
+            raise death
+
+        return dying
 
     def die_at_rows(path, target, rename=Path.replace):
         return die() if target.suffix == ".parquet" else rename(path, target)
 
     with monkeypatch.context() as patch:
         if moment == "vectors":
-            patch.setattr(Path, "write_bytes", die_half_way)
+            patch.setattr(Path, "write_bytes", die_half_way("safetensors"))
         elif moment == "between":
-            patch.setattr(pq, "write_table", die)
+            patch.setattr(Path, "write_bytes", die_half_way("parquet", share=10**9))
         elif moment == "rows":
-            patch.setattr(pq, "write_table", lambda table, path, **_: die_half_way(path, b"PAR1" * 9))
+            patch.setattr(Path, "write_bytes", die_half_way("parquet"))
         else:
             patch.setattr(Path, "replace", die_at_rows)
         with pytest.raises((KeyboardInterrupt, CrammingError), match=r"^$|No space left on device.*make it writable"):
