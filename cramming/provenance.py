@@ -32,6 +32,9 @@ class Footer:
     def _repr_html_(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        return "Runs of this page: the page has them"
+
 
 def footer(*frames: tuple[str, pd.DataFrame]) -> Footer:
     """The foot of a page: which runs it shows, of which models, on what machine, at what cost.
