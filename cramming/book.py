@@ -8,6 +8,7 @@ defaults leave no such cell, and one left by an earlier run is removed.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -216,14 +218,20 @@ def archive(root: Path, target: Path) -> Path:
         CrammingError: nothing is built yet, or the archive cannot be written.
     """
     site = _built(root)
+    with _writing(target), zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        for path in sorted(site.rglob("*")):
+            file.write(path, Path("cramming-book") / path.relative_to(site))
+    return target
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Make the folder of a file, and say in one line if the file cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-            for path in sorted(site.rglob("*")):
-                file.write(path, Path("cramming-book") / path.relative_to(site))
+        yield
     except OSError as error:
         raise CrammingError(f"{target} cannot be written ({error.strerror}): name another place") from error
-    return target
 
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -258,7 +266,6 @@ def printed(root: Path, target: Path) -> Path:
         page.emulate_media(media="print", color_scheme="light")
         for name in contents(root):
             page.goto((site / f"{name}.html").as_uri(), wait_until="load")
-            # What is folded away on the screen is folded away on paper, but for what a reader cannot unfold there.
             page.evaluate("document.documentElement.dataset.theme = 'light'")
             sheet = page.pdf(
                 format="A4",
@@ -267,11 +274,8 @@ def printed(root: Path, target: Path) -> Path:
             )
             whole.append(BytesIO(sheet), outline_item=page.locator("h1").last.inner_text().strip("# \n"))
         browser.close()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(target):
         whole.write(target)
-    except OSError as error:
-        raise CrammingError(f"{target} cannot be written ({error.strerror}): name another place") from error
     return target
 
 

@@ -5,8 +5,9 @@ Sizes that a file declares are held against the file, or against a limit, before
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from cramming.errors import CrammingError
+from cramming.errors import CrammingError, first_line
 
 MOST_TEXT = 2**24  # bytes of a text or of JSON
 MOST_YAML = 2**17  # bytes of a plan: the parser is slow, about a second for so many
@@ -62,18 +63,19 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ValueError: If it is no regular file, its header is too large, or does not describe the bytes that follow.
         FileNotFoundError: If there is none.
     """
-    tensor_shapes(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, KeyError, AttributeError, TypeError, OverflowError) as error:
-        raise ValueError(_first_line(error)) from error
+    with _tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a safetensors file, its weights unread; errors as of `read_tensors`."""
+    with _tensors(path) as file:
+        return _shapes(file)
+
+
+@contextlib.contextmanager
+def _tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, opened once its header and its shapes have been looked at; errors as of `read_tensors`."""
     size = _size(path)
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
@@ -82,11 +84,16 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         # The library holds every declared size against the file.
         with safe_open(path, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            _shapes(tensors)
+            yield tensors
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, RuntimeError, KeyError, AttributeError, TypeError, OverflowError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
+
+
+def _shapes(file: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_table(
@@ -130,7 +137,7 @@ def read_table(
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, MemoryError, OverflowError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
 
 
 def inside(name: object) -> bool:
@@ -210,7 +217,3 @@ def _declared(metadata: pq.FileMetaData, names: set[str], most: int) -> int:
     if size > most or values > most // 8 or metadata.num_rows > most // 8:
         raise ValueError(f"it declares {size:,} bytes and {values:,} values, more than are read")
     return longest
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import HfHubHTTPError
 
-from cramming.errors import CrammingError
+from cramming.errors import CrammingError, first_line
 from cramming.store import RESULTS
 
 CARD = "README.md"
@@ -87,9 +87,8 @@ def push(repo_id: str, root: Path = RESULTS, scale: str | None = None) -> str:
                 commit_message=f"Results of {', '.join(sorted({path.parent.name for path in chosen}))}",
             )
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CrammingError(
-                f"{repo_id} was not pushed ({reason}): check the id, the network, and the token"
+                f"{repo_id} was not pushed ({first_line(error)}): check the id, the network, and the token"
             ) from error
     return str(done.commit_url)
 
@@ -101,9 +100,9 @@ def _read(root: Path) -> tuple[dict[str, Any], str]:
         if not all(config["config_name"] for config in facts["configs"]):
             raise ValueError("a config without a name")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
         raise CrammingError(
-            f"{root / CARD} is no dataset card ({reason}): it needs a YAML head that lists the stores as configs"
+            f"{root / CARD} is no dataset card ({first_line(error)}): "
+            "it needs a YAML head that lists the stores as configs"
         ) from error
     return facts, prose
 

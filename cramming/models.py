@@ -46,7 +46,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from cramming.errors import CrammingError
+from cramming.errors import CrammingError, first_line
 from cramming.files import inside, read_json, tensor_shapes
 
 PAPER_TABLE = Path(__file__).resolve().parent.parent / "data" / "paper" / "models.csv"
@@ -513,7 +513,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, way_out: str) -> tuple[PreTra
         raise
     # Damaged files surface as many types of error, and tokenizers raises plain Exception.
     except Exception as error:
-        raise CrammingError(f"{folder} cannot be loaded ({_first_line(error)}): {way_out}") from error
+        raise CrammingError(f"{folder} cannot be loaded ({first_line(error)}): {way_out}") from error
 
 
 def check_folder(folder: Path, way_out: str) -> None:
@@ -535,7 +535,7 @@ def check_folder(folder: Path, way_out: str) -> None:
         try:
             stored = read_json(folder / file, way_out)
         except CrammingError as error:
-            raise refuse(file, _first_line(error.__cause__ or error)) from error
+            raise refuse(file, first_line(error.__cause__ or error)) from error
         if not isinstance(stored, dict):
             raise refuse(file, "no object")
         return stored
@@ -555,7 +555,7 @@ def check_folder(folder: Path, way_out: str) -> None:
         try:
             shapes |= tensor_shapes(file)
         except (ValueError, OSError) as error:
-            raise refuse(file.name, _first_line(error)) from error
+            raise refuse(file.name, first_line(error)) from error
     if not shapes:
         raise refuse("*.safetensors", "none; weights in other formats are not read, since a pickle can run any code")
     held = sum(map(math.prod, shapes.values()))
@@ -574,7 +574,7 @@ def check_folder(folder: Path, way_out: str) -> None:
             )
     # What transformers makes of a wrong config surfaces as many types of error.
     except Exception as error:
-        raise refuse("config.json", _first_line(error)) from error
+        raise refuse("config.json", first_line(error)) from error
     wanted = sum(weight.numel() for weight in laid_out.parameters())
     if wanted > 2 * held:  # twice, since weights may be packed or tied
         raise refuse("config.json", f"asks for {wanted:,} weights, and the files hold {held:,}")
@@ -605,7 +605,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         raise
     except Exception as error:
         raise CrammingError(
-            f"{path} cannot be loaded ({_first_line(error)}): give an undamaged GGUF file of an architecture that "
+            f"{path} cannot be loaded ({first_line(error)}): give an undamaged GGUF file of an architecture that "
             "transformers reads"
         ) from error
 
@@ -654,11 +654,7 @@ def _hub_error(hub_id: str, error: BaseException) -> CrammingError:
             f"{hub_id}: hub not reachable, and no complete copy on this machine: connect to the internet once "
             f"(and unset HF_HUB_OFFLINE), or use a model that needs no hub, such as {SMOLLM2}"
         )
-    return CrammingError(f"{hub_id} cannot be loaded from the hub ({_first_line(error)}): check the id and its files")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    return CrammingError(f"{hub_id} cannot be loaded from the hub ({first_line(error)}): check the id and its files")
 
 
 def _prepare_cache(directory: Path) -> None:

@@ -424,9 +424,10 @@ Work = Sequence[tuple[Experiment, list[Passage]]]
 @contextlib.contextmanager
 def _claimed(lm: FrozenLM, store: Store, work: Work) -> Iterator[tuple[list[tuple[Experiment, list[Passage]]], int]]:
     """The part of the work that this process may run until the block ends, and how many runs are left to others."""
-    keys = {key_of(lm, experiment, passage) for experiment, some in work for passage in some}
+    runs = [(experiment, {key_of(lm, experiment, passage): passage for passage in some}) for experiment, some in work]
+    keys = {key for _, some in runs for key in some}
     with store.claim(keys) as mine:
-        free = [(e, [passage for passage in some if key_of(lm, e, passage) in mine]) for e, some in work]
+        free = [(experiment, [some[key] for key in some if key in mine]) for experiment, some in runs]
         yield [(experiment, some) for experiment, some in free if some], len(keys) - len(mine)
 
 
