@@ -1,26 +1,30 @@
 """Throughput of each executor against serial, on the same work in stores of its own: token passes a second, as ratios.
 
-Each round runs all executors one after another, since the machine's speed changes; workers are started anew each time,
-and loading the model is part of what they cost. Example:
+    .venv/bin/python benchmarks/executors.py     # five minutes on two cores; writes data/benchmarks/executors.parquet
 
-    .venv/bin/python benchmarks/executors.py --model smollm2-135m --workers 2
+Each round runs all executors one after another, since the machine's speed changes; workers are started anew each time,
+and loading the model is part of what they cost. Serial has as many threads as all workers together.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import torch
+import transformers
 import typer
 
-from cramming import models
+from cramming import models, tables
 from cramming.executors import named
-from cramming.store import Store
-from cramming.sweep import Experiment, Plan, sweep
+from cramming.models import FrozenLM
+from cramming.store import BENCHMARKS, Store
+from cramming.sweep import Experiment, Plan, device_name, sweep
 
 
 def plan(model: str, n: int, steps: int, tokens: int, batch: int) -> Plan:
@@ -30,33 +34,45 @@ def plan(model: str, n: int, steps: int, tokens: int, batch: int) -> Plan:
     return Plan(model=model, experiments=(experiment,))
 
 
+def measure(
+    lm: FrozenLM, wanted: Plan, executors: list[str], *, workers: int, threads: int, rounds: int
+) -> Iterator[dict[str, object]]:
+    """Rows of the result: each executor in each round."""
+    for turn, name in itertools.product(range(rounds), ["serial", *executors]):
+        with tempfile.TemporaryDirectory() as folder:
+            store, began = Store(Path(folder) / name), time.perf_counter()
+            executor = named(name, workers=workers, threads=threads) if name != "serial" else name
+            sweep(wanted, lm, store, executor=executor, progress=False)
+            seconds = time.perf_counter() - began
+            rows = store.frame()
+        row = {"round": turn, "executor": name, "runs": len(rows), "token_passes": int(rows["token_passes"].sum())}
+        yield row | {"seconds": seconds}
+
+
 def main(
-    model: str = "tiny-llama",
+    model: str = "smollm2-135m",
     n: Annotated[int, typer.Option(help="passages")] = 8,
-    steps: int = 100,
+    steps: int = 40,
     tokens: int = 32,
     batch: int = 4,
     workers: int = 2,
     threads: Annotated[int, typer.Option(help="of each worker, and of serial as many as all workers have")] = 1,
     rounds: int = 1,
     executors: Annotated[str, typer.Option(help="to hold against serial, separated by commas")] = "processes,dask",
+    out: Path = BENCHMARKS / "executors.parquet",
 ) -> None:
-    """Print token passes a second and the ratio to serial in the same round."""
+    """Measure, write, and print token passes a second and the ratio to serial in the same round."""
     torch.set_num_threads(threads * workers)
     lm, wanted, rows = models.load(model), plan(model, n, steps, tokens, batch), []
-    for turn in range(rounds):
-        for name in ["serial", *executors.split(",")]:
-            with tempfile.TemporaryDirectory() as folder:
-                store, began = Store(Path(folder) / name), time.perf_counter()
-                executor = named(name, workers=workers, threads=threads) if name != "serial" else "serial"
-                sweep(wanted, lm, store, executor=executor, progress=False)
-                seconds = time.perf_counter() - began
-                passes = int(store.frame()["token_passes"].sum())
-            rows.append({"round": turn, "executor": name, "token_passes": passes, "rate": passes / seconds})
-    frame = pd.DataFrame(rows)
-    serial = frame[frame["executor"] == "serial"].set_index("round")["rate"]
-    frame["ratio to serial"] = frame["rate"] / frame["round"].map(serial)
-    print(frame.round(2).to_string(index=False))
+    about = {"model": lm.name, "provenance": lm.provenance, "device": device_name(lm.device), "workers": workers}
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    about |= {"threads": threads, "batch": batch, "tokens": tokens, "steps": steps, "versions": versions}
+    for row in measure(lm, wanted, executors.split(","), workers=workers, threads=threads, rounds=rounds):
+        rows.append(row | about)
+        print(f"{row['executor']}: {row['token_passes']:,} token passes in {row['seconds']:.0f} s", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(out, index=False)
+    print(tables.executors(pd.DataFrame(rows)).to_string())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def rate(lm: FrozenLM, seconds: float = 0.3) -> float:
     return 2 * PRODUCT**3 / fastest / 1e9
 
 
-def measure(lm: FrozenLM, repeats: int) -> Iterator[dict[str, object]]:
+def measure(lm: FrozenLM, repeats: int, max_steps: int | None = None) -> Iterator[dict[str, object]]:
     """Rows of the result: each shape in each round, then the time of whole crams, then memory."""
     works = [step(lm, *shape[1:]) for shape in SHAPES]
     works[0]()
@@ -95,14 +95,21 @@ def measure(lm: FrozenLM, repeats: int) -> Iterator[dict[str, object]]:
         # Where a step is longer than the product, the machine may change speed within it: look again.
         yield _row(SHAPES[i], repeat, seconds, (gflops + rate(lm)) / 2)
     some = [
-        p for source in ("novels", "fresh") for p in passages(source, lm.tokenizer, n=4, length=LATENCY[2], seed=2)
+        p
+        for source, n in (("novels", 8), ("fresh", 4))
+        for p in passages(source, lm.tokenizer, n=n, length=LATENCY[2], seed=2)
     ]
+    how = recipe("quick", **({"max_steps": max_steps} if max_steps else {}))
     for repeat, passage in enumerate(tqdm(some, desc="whole crams", unit="passage")):
         before = rate(lm)
         start = time.perf_counter()
-        (run,) = cram(lm, [passage], recipe("best"), progress=False)
+        (run,) = cram(lm, [passage], how, progress=False)
         seconds = time.perf_counter() - start
-        yield _row(LATENCY, repeat, seconds, before) | {"steps": run.steps, "solved": run.solved}
+        yield _row(LATENCY, repeat, seconds, before) | {
+            "source": passage.source,
+            "steps": run.steps,
+            "solved": run.solved,
+        }
     yield _row(MEMORY, 0, float("nan"), float("nan")) | {"peak_bytes": _peak(lm)}
 
 
@@ -145,6 +152,7 @@ def main() -> None:
     options.add_argument("--model", default="smollm2-135m")
     options.add_argument("--dtype", default="float32")
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--max-steps", type=int, help="of a whole cram, in place of the recipe's")
     options.add_argument("--out", type=Path, default=BENCHMARKS / "step_cost.parquet")
     options.add_argument("--peak", action="store_true", help="only print the peak memory of this process, in bytes")
     asked = options.parse_args()
@@ -152,7 +160,7 @@ def main() -> None:
     if asked.peak:
         print(_peak_here(lm))
         return
-    frame = pd.DataFrame(list(measure(lm, asked.repeats))).assign(
+    frame = pd.DataFrame(list(measure(lm, asked.repeats, asked.max_steps))).assign(
         model=lm.name,
         model_digest=lm.digest,
         provenance=lm.provenance,

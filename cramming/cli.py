@@ -38,7 +38,7 @@ def cram(
     n: Annotated[int, typer.Option(help="passages of the source")] = 1,
     length: Annotated[int | None, typer.Option(help="tokens; default 32, or all of --text")] = None,
     model: Annotated[str, _MODEL] = "smollm2-135m",
-    recipe: Annotated[str, typer.Option(help="best, paper, or one with growth: horizon, progressive")] = "best",
+    recipe: Annotated[str, typer.Option(help="best, quick, paper, or one with growth: horizon, progressive")] = "best",
     n_vectors: Annotated[int, typer.Option(help="mem vectors a passage")] = 1,
     seed: Annotated[int, typer.Option(help="of the passages and of the noise mem starts from")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",

@@ -259,6 +259,7 @@ def bars(summary: pd.DataFrame, horizons: pd.DataFrame, benchmark: pd.DataFrame)
     ratios, steps = summary["seconds_ratio"], step_cost(benchmark)
     batch = steps[(steps["what"] == "passages") & (steps["passages"] == 16)].iloc[0]
     latency, memory = (benchmark[benchmark["what"] == what] for what in ("latency", "memory"))
+    latency = latency[(latency["source"] == "novels") & latency["solved"].astype(bool)]
     tokens, seconds = horizons["length"], latency["seconds"].median()
     gibibytes = memory["peak_bytes"].iloc[0] / 2**30
     # Ours gets dearer as it goes on. The horizon of progressive is past that of the paper's protocol.
@@ -291,7 +292,8 @@ def bars(summary: pd.DataFrame, horizons: pd.DataFrame, benchmark: pd.DataFrame)
             tokens.mean() >= 128,
         ),
         (
-            f"{latency['tokens'].iloc[0]:.0f} tokens exact, one passage, seconds, median of {len(latency)}",
+            f"{latency['tokens'].iloc[0]:.0f} tokens of a novel exact, one passage, recipe quick, seconds, "
+            f"median of {len(latency)}",
             "under 20",
             f"{seconds:.1f} ({latency['seconds'].min():.1f} to {latency['seconds'].max():.1f})",
             seconds < 20,
@@ -359,6 +361,33 @@ def changes(base: Mapping[str, object], how: Mapping[str, object]) -> str:
         elif how[field] != value:
             said.append(f"{field} = {how[field]}")
     return ", ".join(said)
+
+
+def executors(frame: pd.DataFrame) -> pd.DataFrame:
+    """What benchmarks/executors.py wrote, against serial in the same round.
+
+    Args:
+        frame: Its rows.
+
+    Returns:
+        Index executor, in the order measured; columns rate (token passes a second, median over rounds), ratio (to
+        serial, median of the ratios round by round), rounds.
+    """
+    rate = frame["token_passes"] / frame["seconds"]
+    serial = frame["executor"] == "serial"
+    ratio = rate / frame["round"].map(rate[serial].set_axis(frame.loc[serial, "round"]))
+    grouped = frame.assign(rate=rate, ratio=ratio).groupby("executor", sort=False)
+    return grouped.agg(rate=("rate", "median"), ratio=("ratio", "median"), rounds=("round", "nunique"))
+
+
+def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """`executors` for the page."""
+    return pd.DataFrame(
+        {
+            "token passes a second": summary["rate"].map("{:.0f}".format),
+            "of serial": summary["ratio"].map("{:.2f}".format),
+        }
+    ).rename_axis("executor")
 
 
 def step_cost(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from cramming import tables
 from cramming.store import BENCHMARKS
@@ -30,7 +31,7 @@ def test_systems_are_compared_in_one_command(smoke_store):
 
 def test_steps_are_timed_with_the_machine_beside_them(tmp_path):
     out = tmp_path / "steps.parquet"
-    run("step_cost.py", "--model", "tiny-llama", "--repeats", 1, "--out", out)
+    run("step_cost.py", "--model", "tiny-llama", "--repeats", 1, "--max-steps", 5, "--out", out)
     mine, shipped = pd.read_parquet(out), pd.read_parquet(BENCHMARKS / "step_cost.parquet")
     assert set(mine) == set(shipped)
     assert (mine.dropna(subset="seconds")["matmul_gflops"] > 0).all()
@@ -38,3 +39,28 @@ def test_steps_are_timed_with_the_machine_beside_them(tmp_path):
     shapes = ["what", "passages", "tokens", "n_vectors"]
     assert steps[shapes].to_dict("list") == tables.step_cost(shipped)[shapes].to_dict("list")
     assert steps["share"].between(0, 1).all()
+
+
+def test_executors_are_held_against_serial(tmp_path):
+    out = tmp_path / "executors.parquet"
+    small = ("--n", 2, "--steps", 2, "--tokens", 4, "--batch", 1)
+    run("executors.py", "--model", "tiny-llama", *small, "--executors", "processes", "--out", out)
+    mine, shipped = pd.read_parquet(out), pd.read_parquet(BENCHMARKS / "executors.parquet")
+    assert set(mine) == set(shipped)
+    assert mine["token_passes"].tolist() == [2 * 2 * 4] * 2
+    summary = tables.executors(mine)
+    assert list(summary.index) == ["serial", "processes"]
+    assert summary.loc["serial", "ratio"] == 1
+    assert summary.loc["processes", "ratio"] == pytest.approx(mine["seconds"][0] / mine["seconds"][1])
+
+
+def test_executors_are_compared_round_by_round():
+    rows = [
+        {"round": turn, "executor": name, "token_passes": 100, "seconds": seconds}
+        for turn, slower in enumerate((1, 3, 10))
+        for name, seconds in (("serial", 10 * slower), ("processes", 5 * slower))
+    ]
+    summary = tables.executors(pd.DataFrame(rows))
+    assert summary["ratio"].tolist() == [1, 2]
+    assert summary["rate"].tolist() == pytest.approx([100 / 30, 100 / 15])
+    assert tables.executors_table(summary).loc["processes"].tolist() == ["7", "2.00"]
