@@ -17,14 +17,13 @@ from typing import Annotated
 
 import pandas as pd
 import torch
-import transformers
 import typer
 
 from cramming import models, tables
 from cramming.executors import named
 from cramming.models import FrozenLM
 from cramming.store import BENCHMARKS, Store
-from cramming.sweep import Experiment, Plan, device_name, sweep
+from cramming.sweep import Experiment, Plan, circumstances, sweep
 
 
 def plan(model: str, n: int, steps: int, tokens: int, batch: int) -> Plan:
@@ -64,9 +63,8 @@ def main(
     """Measure, write, and print token passes a second and the ratio to serial in the same round."""
     torch.set_num_threads(threads * workers)
     lm, wanted, rows = models.load(model), plan(model, n, steps, tokens, batch), []
-    about = {"model": lm.name, "provenance": lm.provenance, "device": device_name(lm.device), "workers": workers}
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    about |= {"threads": threads, "batch": batch, "tokens": tokens, "steps": steps, "versions": versions}
+    about = circumstances(lm) | {"provenance": lm.provenance, "workers": workers, "threads": threads}
+    about |= {"batch": batch, "tokens": tokens, "steps": steps}
     for row in measure(lm, wanted, executors.split(","), workers=workers, threads=threads, rounds=rounds):
         rows.append(row | about)
         print(f"{row['executor']}: {row['token_passes']:,} token passes in {row['seconds']:.0f} s", flush=True)

@@ -19,14 +19,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import transformers
 from tqdm import tqdm
 
 from cramming.engine import cram, score
-from cramming.models import FrozenLM, load
+from cramming.models import FrozenLM, linear, load
 from cramming.recipes import recipe
 from cramming.store import BENCHMARKS
-from cramming.sweep import device_name
+from cramming.sweep import circumstances
 from cramming.texts import passages
 
 # What is measured: name, passages at once, tokens of each, mem vectors of each.
@@ -80,7 +79,7 @@ def rate(lm: FrozenLM, seconds: float = 0.3) -> float:
     a = torch.randn(PRODUCT, PRODUCT, device=lm.device).to(lm.dtype)
     end, fastest = time.perf_counter() + seconds, float("inf")
     while time.perf_counter() < end:
-        fastest = min(fastest, timed(lm, lambda: a @ a))
+        fastest = min(fastest, timed(lm, lambda: linear(a, a)))
     return 2 * PRODUCT**3 / fastest / 1e9
 
 
@@ -106,6 +105,7 @@ def measure(lm: FrozenLM, repeats: int, max_steps: int | None = None) -> Iterato
         (run,) = cram(lm, [passage], how, progress=False)
         seconds = time.perf_counter() - start
         yield _row(LATENCY, repeat, seconds, before) | {
+            "recipe": how.name,
             "source": passage.source,
             "steps": run.steps,
             "solved": run.solved,
@@ -161,14 +161,7 @@ def main() -> None:
         print(_peak_here(lm))
         return
     frame = pd.DataFrame(list(measure(lm, asked.repeats, asked.max_steps))).assign(
-        model=lm.name,
-        model_digest=lm.digest,
-        provenance=lm.provenance,
-        dtype=asked.dtype,
-        matmul_parameters=matmul_parameters(lm),
-        threads=torch.get_num_threads(),
-        device=device_name(lm.device),
-        versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
+        **circumstances(lm), provenance=lm.provenance, matmul_parameters=matmul_parameters(lm)
     )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(asked.out, index=False)

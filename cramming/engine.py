@@ -490,7 +490,7 @@ class _FusedHead(torch.autograd.Function):
             # gradient of the weighted sum of cross-entropies: w * (softmax - one-hot)
             logits.mul_((token_weights[part] / total)[:, None])
             logits[rows, target] -= token_weights[part]
-            gradient[part] = logits.to(weight.dtype) @ weight
+            gradient[part] = linear(logits.to(weight.dtype), weight.t())
             loss += (nll * token_weights[part]).sum()
             nats.append(nll)
             gaps.append(true - other)

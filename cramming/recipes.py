@@ -191,7 +191,9 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 # The same in about a quarter fewer steps, for short passages. Results in the store are of `best`.
-RECIPES["quick"] = RECIPES["best"].model_copy(update={"name": "quick", "lr": 0.3, "betas": (0.8, 0.9)})
+RECIPES["quick"] = RECIPES["best"].model_copy(
+    update={"name": "quick", "lr": 0.3, "betas": (0.8, 0.9), "max_steps": 300}
+)
 # `best` with a prefix that grows, for horizons. How long a step may be depends on how many tokens it must not lose,
 # not on how much of the budget is left. With so many tokens to hold, steps that are long enough to win the next one
 # lose others: their running average loses fewer.

@@ -784,15 +784,12 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "kind": experiment.kind,
         "recipe": how.name,
         "recipe_json": how.model_dump_json(),
-        "model": lm.name,
-        "model_digest": lm.digest,
         "source": run.passage.source,
         "passage": run.passage.id,
         "passage_digest": run.passage.digest,
         "offered": len(run.passage),
         "n_vectors": experiment.n_vectors,
         "seed": experiment.seed,
-        "dtype": str(lm.dtype).removeprefix("torch."),
         "length": length,
         "ended": run.ended,
         "score_first": how.score_first,
@@ -814,9 +811,7 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "batch": experiment.batch,
-        "threads": torch.get_num_threads(),
-        "device": device_name(lm.device),
-        "versions": f"cramming {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+        **circumstances(lm),
         **dict(
             zip(
                 ("trace_step", "trace_length", "trace_loss", "trace_accuracy", "trace_token_passes"),
@@ -826,6 +821,18 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         ),
     }
     return row, run.mem
+
+
+def circumstances(lm: FrozenLM) -> dict[str, str | int]:
+    """What a number was measured with, for the columns of its row: model, number format, device, threads, versions."""
+    return {
+        "model": lm.name,
+        "model_digest": lm.digest,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "device": device_name(lm.device),
+        "versions": f"cramming {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+    }
 
 
 def device_name(device: torch.device) -> str:
