@@ -6,7 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# A file of tests, or a notebook, stays with one process; each process keeps to one core.
+# A file of tests, or a notebook, stays with one process; each process keeps to one core. Where a test asks for more
+# threads, those that wait for each other sleep, which leaves the core to the other process.
+THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
@@ -21,8 +23,8 @@ test: environment chromium
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/cramming fetch
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" $(PARALLEL)
-	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
+	$(THREADS) $(BIN)/python -m pytest -m "not browser" $(PARALLEL)
+	TQDM_DISABLE=1 $(THREADS) $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
 	$(BIN)/cramming book --no-execute
 	$(BIN)/python -m pytest -m browser --numprocesses auto tests/browser
 
