@@ -24,6 +24,7 @@ from cramming.errors import CrammingError
 
 NAMES = ("serial", "processes", "dask")
 WORKERS = 2  # where no GPUs say how many
+GRACE = 10.0  # seconds that a worker without a job has to leave
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -107,7 +108,7 @@ class Processes:
                     if waiting:
                         worker.give(waiting[0], jobs[waiting.popleft()])
                     else:
-                        crew.pop(worker.pipe).end()
+                        crew.pop(worker.pipe).end(grace=GRACE)
                     yield jobs[index], answer
         finally:
             for worker in crew.values():
@@ -137,10 +138,12 @@ class _Worker:
         with contextlib.suppress(OSError):  # a worker that is gone is found out when its answer is read
             self.pipe.send(job)
 
-    def end(self) -> None:
+    def end(self, *, grace: float = 0) -> None:
+        """At once; or in order, handing back its locks, if it waits for a job and leaves within `grace` seconds."""
+        self.pipe.close()
+        self.process.join(grace)
         self.process.terminate()
         self.process.join()
-        self.pipe.close()
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], environment: Mapping[str, str]) -> None:

@@ -89,6 +89,12 @@ def test_workers_take_several_jobs_each_and_end_with_the_last():
             os.kill(pid, 0)
 
 
+def test_workers_whose_work_is_done_leave_in_order(tmp_path):
+    words = [str(tmp_path / name) for name in ("one", "two")]
+    assert len(list(Processes(2)(jobs.leave_word, words))) == 2
+    assert sorted(map(str, tmp_path.iterdir())) == words
+
+
 def test_workers_end_when_nobody_wants_more():
     running = Processes(2)(jobs.double, range(6))
     _, (_, pid) = next(running)
