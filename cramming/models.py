@@ -60,6 +60,9 @@ SMOLLM2_DISK_BYTES = 2**30
 
 MOST_READS = 4_000_000  # pieces of a GGUF file's head: a vocabulary of 250,000 tokens takes two million
 
+# A build of torch may lack the library, and a later torch the operation, which is none of those it documents.
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # 256 bytes and one special token.
@@ -289,9 +292,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         Shape (..., m).
     """
     single = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if not (single and x.numel() and torch.backends.mkldnn.is_available()):
-        return torch.nn.functional.linear(x, weight, bias)
-    return _OneDNN.apply(x, weight, bias)
+    if ONEDNN and single and x.numel():
+        return _OneDNN.apply(x, weight, bias)
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 class _OneDNN(torch.autograd.Function):

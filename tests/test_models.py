@@ -66,8 +66,10 @@ def test_frozen_model_takes_mem_vectors_and_gives_them_gradients(name):
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 5), (3, 4, 5), (65, 5)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_that_of_torch_however_it_multiplies(shape, bias):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_linear_is_that_of_torch_however_it_multiplies(shape, bias, onednn, monkeypatch):
     """No row, one, some in two dimensions, and many; the values and the gradient."""
+    monkeypatch.setattr(models, "ONEDNN", models.ONEDNN and onednn)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator, requires_grad=True)
     weight, offset = torch.randn(7, 5, generator=generator), torch.randn(7, generator=generator) if bias else None
