@@ -12,7 +12,6 @@ from numbers import Integral
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
-from wordfreq import top_n_list
 
 from cramming.errors import CrammingError
 
@@ -259,6 +258,8 @@ def _first_tokens(id: str, source: str, text: str, tokenizer: PreTrainedTokenize
 
 @cache
 def _frequent_words() -> list[str]:
+    from wordfreq import top_n_list  # takes most of a second, and few need it
+
     return top_n_list("en", RANDOM_WORDS, wordlist="large", ascii_only=True)
 
 
