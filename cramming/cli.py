@@ -144,8 +144,7 @@ def estimate(
     """
     from cramming import models, predict
     from cramming.files import read_text
-    from cramming.recipes import recipe
-    from cramming.tables import changes
+    from cramming.recipes import changed_fields, recipe
     from cramming.texts import from_text
 
     if (text is None) == (file is None):
@@ -156,7 +155,7 @@ def estimate(
     lm = models.load(model)
     told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)
     horizon, steps, how = told.loc["horizon"], told.loc["steps"], stored["recipe"]
-    differs = changes(recipe(how.name).model_dump(exclude={"name", "max_token_passes"}), how.model_dump())
+    differs = changed_fields(recipe(how.name).model_dump(exclude={"name", "max_token_passes"}), how.model_dump())
     named = f"{how.name} with {differs}" if differs else how.name
     print(
         f"exact horizon: {horizon.predicted:.0f} tokens ({horizon.low:.0f} to {horizon.high:.0f}), "

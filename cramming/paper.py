@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.recipes import RECIPES, recipe
+from cramming.recipes import RECIPES, Recipe, changed_fields, recipe
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "paper"
 TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass", "growth")
@@ -231,10 +230,9 @@ def _prepare(results: pd.DataFrame) -> pd.DataFrame:
 
 def _recipe_name(recipe_json: str) -> str:
     """Name of a stored recipe, with the fields that differ from the recipe of that name."""
-    ran = json.loads(recipe_json)
-    known = RECIPES[ran["name"]].model_dump(mode="json") if ran["name"] in RECIPES else ran
-    changes = ", ".join(f"{field} = {value}" for field, value in ran.items() if known.get(field) != value)
-    return f"{ran['name']} with {changes}" if changes else str(ran["name"])
+    ran = Recipe.model_validate_json(recipe_json)
+    changed = changed_fields(RECIPES.get(ran.name, ran).model_dump(mode="json"), ran.model_dump(mode="json"))
+    return f"{ran.name} with {changed}" if changed else ran.name
 
 
 def _missing(reason: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -209,6 +210,23 @@ RECIPES["horizon"] = RECIPES["best"].model_copy(
         "growth": Growth(start=8, block=8),
     }
 )
+
+
+def changed_fields(base: Mapping[str, object], how: Mapping[str, object]) -> str:
+    """The fields of a recipe that differ from another's, in words: ``growth.block = 16, lr = 0.1``.
+
+    Args:
+        base: The fields of the other.
+        how: The same fields, of the recipe.
+    """
+    said = []
+    for field, value in base.items():
+        now = how[field]
+        if isinstance(value, Mapping) and isinstance(now, Mapping):
+            said += [f"{field}.{part} = {now[part]}" for part in value if now[part] != value[part]]
+        elif now != value:
+            said.append(f"{field} = {now}")
+    return ", ".join(said)
 
 
 def recipe(name: str, /, **changes: object) -> Recipe:

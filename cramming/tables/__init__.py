@@ -29,7 +29,6 @@ from cramming.tables._context import (
 from cramming.tables._cost import (
     SYSTEMS,
     bars,
-    changes,
     executors,
     executors_table,
     stair,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.recipes import Recipe
+from cramming.recipes import Recipe, changed_fields
 from cramming.tables import _words as words
 from cramming.tables._horizons import exact_curve
 
@@ -220,7 +218,7 @@ def variants(results: pd.DataFrame, base: Recipe) -> pd.DataFrame:
     fields, lengths = base.model_dump(exclude={"name", "max_token_passes"}), {}
     for text, some in runs.groupby("recipe_json", sort=False):
         how = Recipe.model_validate_json(str(text)).model_dump()
-        lengths[changes(fields, how) or "nothing"] = some.set_index("passage")["length"]
+        lengths[changed_fields(fields, how) or "nothing"] = some.set_index("passage")["length"]
     if "nothing" not in lengths:
         raise CrammingError(f"no row has the recipe {base.name} to compare with: sweep a plan that has it")
     rows = {}
@@ -234,19 +232,6 @@ def variants(results: pd.DataFrame, base: Recipe) -> pd.DataFrame:
             "against no change": "" if changed == "nothing" else f"{gain.mean():+.1f} ({low:+.1f} to {high:+.1f})",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("changed")
-
-
-def changes(base: Mapping[str, object], how: Mapping[str, object]) -> str:
-    """The fields that differ, in words: ``growth.block = 16, lr = 0.1``."""
-    said = []
-    for field, value in base.items():
-        if isinstance(value, Mapping):
-            inner = how[field]
-            assert isinstance(inner, Mapping)
-            said += [f"{field}.{part} = {inner[part]}" for part in value if inner[part] != value[part]]
-        elif how[field] != value:
-            said.append(f"{field} = {how[field]}")
-    return ", ".join(said)
 
 
 def executors(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,9 +7,9 @@ import pandas as pd
 
 from cramming import metrics
 from cramming.paper import published
-from cramming.recipes import RECIPES, Recipe
+from cramming.recipes import RECIPES, Recipe, changed_fields
 from cramming.tables import _words as words
-from cramming.tables._cost import changes, stair
+from cramming.tables._cost import stair
 from cramming.tables._horizons import exact_curve
 
 
@@ -257,7 +257,9 @@ def memories_tuning(runs: pd.DataFrame) -> pd.DataFrame:
     for (memory, parts, text), some in words.some(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
         how = Recipe.model_validate_json(str(text)).model_dump()
         loss = np.mean([losses[-1] for losses in some["trace_loss"]])
-        rows.append((memory_in_words(memory, parts), changes(base, how), len(some), some["length"].mean(), loss))
+        rows.append(
+            (memory_in_words(memory, parts), changed_fields(base, how), len(some), some["length"].mean(), loss)
+        )
     names = ["memory", "recipe", "passages", "horizon", "loss"]
     tried = pd.DataFrame(rows, columns=names).sort_values(["memory", "horizon", "loss"], ascending=[True, False, True])
     return pd.DataFrame(
