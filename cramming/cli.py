@@ -144,7 +144,7 @@ def estimate(
     """
     from cramming import models, predict
     from cramming.files import read_text
-    from cramming.recipes import changed_fields, recipe
+    from cramming.recipes import in_words
     from cramming.texts import from_text
 
     if (text is None) == (file is None):
@@ -155,8 +155,7 @@ def estimate(
     lm = models.load(model)
     told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)
     horizon, steps, how = told.loc["horizon"], told.loc["steps"], stored["recipe"]
-    differs = changed_fields(recipe(how.name).model_dump(exclude={"name", "max_token_passes"}), how.model_dump())
-    named = f"{how.name} with {differs}" if differs else how.name
+    named = in_words(how, besides=("max_token_passes",))
     print(
         f"exact horizon: {horizon.predicted:.0f} tokens ({horizon.low:.0f} to {horizon.high:.0f}), "
         f"with {how.budget} a passage\n"

@@ -303,14 +303,17 @@ class _OneDNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return _product(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         (weight,) = ctx.saved_tensors
-        x_gradient = torch.ops.mkldnn._linear_pointwise(gradient.contiguous(), weight.t(), None, "none", [], "")
-        return x_gradient, None, None
+        return _product(gradient.contiguous(), weight.t()), None, None
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Linear(torch.nn.Linear):

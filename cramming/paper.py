@@ -12,7 +12,7 @@ import pandas as pd
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.recipes import RECIPES, Recipe, changed_fields, recipe
+from cramming.recipes import Recipe, in_words, recipe
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "paper"
 TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass", "growth")
@@ -230,9 +230,7 @@ def _prepare(results: pd.DataFrame) -> pd.DataFrame:
 
 def _recipe_name(recipe_json: str) -> str:
     """Name of a stored recipe, with the fields that differ from the recipe of that name."""
-    ran = Recipe.model_validate_json(recipe_json)
-    changed = changed_fields(RECIPES.get(ran.name, ran).model_dump(mode="json"), ran.model_dump(mode="json"))
-    return f"{ran.name} with {changed}" if changed else ran.name
+    return in_words(Recipe.model_validate_json(recipe_json))
 
 
 def _missing(reason: str) -> dict[str, Any]:

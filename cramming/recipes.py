@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -227,6 +227,13 @@ def changed_fields(base: Mapping[str, object], how: Mapping[str, object]) -> str
         elif now != value:
             said.append(f"{field} = {now}")
     return ", ".join(said)
+
+
+def in_words(how: Recipe, *, besides: Collection[str] = ()) -> str:
+    """Name of a recipe, with the fields that differ from the recipe of that name, those in `besides` left out."""
+    base = RECIPES.get(how.name, how)
+    changed = changed_fields(base.model_dump(mode="json", exclude={"name", *besides}), how.model_dump(mode="json"))
+    return f"{how.name} with {changed}" if changed else how.name
 
 
 def recipe(name: str, /, **changes: object) -> Recipe:
