@@ -96,8 +96,7 @@ def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
             row = {"model": said["model"], "source": source, "n_vectors": k, "quantity": quantity, "unit": unit}
             row |= {"published": value, "published_sd": sd}
             if mine.empty:
-                texts = "" if source == "random" else f" and the {source} texts"
-                row |= _missing(f"not run here; the weights (hub id {model}){texts} have to come from the hub")
+                row |= _missing("weights on the hub" if source == "random" else f"weights and {source} on the hub")
             elif quantity == "decoding_capacity":
                 row |= _judge_capacity(value, mine)
             else:
@@ -137,7 +136,7 @@ def bounds_ledger() -> pd.DataFrame:
         if not math.isnan(nats):
             row = {"model": said["hub_id"], "source": "pg19", "n_vectors": 0, "quantity": "text_cross_entropy"}
             row |= {"unit": "nats of 512 tokens", "published": nats, "published_sd": math.nan}
-            rows.append(row | _missing("the weights and texts have to come from the hub"))
+            rows.append(row | _missing("weights and pg19 on the hub"))
     return pd.DataFrame(rows)
 
 
@@ -161,7 +160,7 @@ def attention_ledger(mem: pd.DataFrame, plain: pd.DataFrame, model: str) -> pd.D
             row = {"model": said["model"], "source": "pg19", "n_vectors": int(column == "mem"), "quantity": quantity}
             row |= {"unit": "%", "published": value, "published_sd": sd}
             if kin != said["model"] or frame.empty:
-                rows.append(row | _missing("not measured here; the weights have to come from the hub"))
+                rows.append(row | _missing("weights on the hub"))
                 continue
             each = frame.groupby("passage")["share"].mean() * 100
             reason = f"our weights are {what or 'the same'}; our texts are not pg19; its formula is not published"
@@ -189,8 +188,8 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
     kin = runs["model"].map(lambda name: RELATIVES.get(name, (name,))[0])
     rows = []
     for said in published("progressive").to_dict("records"):
-        # The low-dim settings train a projection as well, which no recipe here does.
-        mine = runs[(kin == hub_id(said["model"])) & ("low-dim" not in said["setting"])]
+        projected = "low-dim" in said["setting"]
+        mine = runs[(kin == hub_id(said["model"])) & (not projected)]
         theirs = _recipe_name(recipe("progressive", lr=said["learning_rate"]).model_dump_json())
         groups: list[Any] = list(mine.groupby(["model", "source", "recipe"])) or [(("", "", ""), mine)]
         for quantity, unit in (("horizon", "tokens"), ("information_gain", "bits")):
@@ -199,7 +198,8 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
                 row = {"model": said["model"], "setting": said["setting"], "quantity": quantity, "unit": unit}
                 row |= {"published": mean, "published_sd": sd}
                 if group.empty:
-                    row |= _missing("no horizon run of it here")
+                    why = "trains a projection as well; no recipe here does"
+                    row |= _missing(why if projected else "weights and pg19 on the hub")
                 else:
                     bits = metrics.nats_to_bits((group["nats_without"] - group["nats_with"]).mean())
                     ours = group["length"].mean() if unit == "tokens" else bits
@@ -272,6 +272,9 @@ def _beside(published: float, ours: float, n: int, reason: str, most: float = ma
 def _differences(theirs: str, model: str, source: str, ours: str) -> str:
     """In what our runs were made otherwise than those published; empty if in nothing."""
     differences = [f"our weights are {RELATIVES[model][1]}"] if model in RELATIVES else []
-    differences += [f"our recipe is {ours}, theirs {theirs}"] if ours != theirs else []
-    differences += [f"our texts are {source}, theirs pg19"] if source != "pg19" else []
+    name, _, changes = ours.partition(" with ")
+    # What was changed in a recipe says something only beside the same recipe.
+    short = ours if theirs.partition(" with ")[0] == name else name + (", changed" if changes else "")
+    differences += [f"our recipe is {short}, theirs {theirs}"] if ours != theirs else []
+    differences += [f"our texts are {source}"] if source != "pg19" else []
     return "; ".join(differences)

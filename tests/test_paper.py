@@ -131,10 +131,8 @@ class TestLedger:
 
     def test_says_why_a_number_was_not_reproduced(self):
         reason = verdicts(NOTHING)["reason"]["token_gain"]
-        assert reason == (
-            "not run here; the weights (hub id EleutherAI/pythia-160m) and the pg19 texts have to come from the hub"
-        )
-        assert "texts" not in verdicts(NOTHING, source="random")["reason"]["token_gain"]
+        assert reason == "weights and pg19 on the hub"
+        assert verdicts(NOTHING, source="random")["reason"]["token_gain"] == "weights on the hub"
 
     def test_a_faithful_reproduction_is_within_tolerance(self):
         mine = verdicts(crammed({64: 1.0, 80: 0.99, 96: 0.9}))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, plots, tables
+from cramming import CrammingError, paper, plots, tables
 from cramming.paper import published
 from cramming.recipes import Recipe, recipe
+from cramming.store import Store
 
 
 def row(how: Recipe, passage: str = "novels/a", **changes) -> dict:
@@ -84,6 +85,29 @@ def test_published_horizon_of_a_model():
 
 
 # The bound
+
+
+@pytest.mark.parametrize("ours", [{}, {"pythia-160m": 100.0}])
+def test_every_published_number_stands_in_one_of_two_tables(ours):
+    """Each row of a ledger is a row beside ours, or a cell among those that nothing here stands beside."""
+    ledger = pd.concat([paper.ledger(Store("no such folder").frame()), paper.bounds_ledger()], ignore_index=True)
+    held = ledger["model"].str.endswith(tuple(ours)) if ours else ledger["ours_n"] > 0
+    ledger.loc[held, ["ours", "ours_n", "verdict"]] = [100.0, 3, paper.OUTSIDE]
+    beside, left = tables.ledger_table(ledger), tables.unmeasured_table(ledger)
+    quantities = [name for name in left if ", " in name]
+    assert len(beside) == (ledger["ours_n"] > 0).sum()
+    assert len(beside) + (left[quantities] != "").to_numpy().sum() == len(ledger)
+    eight = left.query("text == 'pg19' and `mem vectors` == 1").loc["Llama-3.1-8B"]  # 1568 of the title
+    assert eight["decoding capacity, tokens"] == "1,568.0"
+    assert "hub" in eight["why"]
+
+
+def test_bounds_stand_beside_those_computed_anew():
+    shown = tables.bounds_table(paper.bounds_ledger())
+    assert shown.index.tolist() == [hub_id.split("/")[-1] for hub_id in published("models")["hub_id"]]
+    assert shown.loc["pythia-160m"].tolist() == ["787 (787)", "0.0901 (0.0901)", "0.0779 (0.0779)", ""]
+    assert shown.loc["pythia-2.8b", "random utilisation, share"] == "0.0512 (0.0513)"
+    assert shown.index[shown["contradicted"] != ""].tolist() == ["pythia-2.8b"]
 
 
 def test_theory_sets_published_and_ours_against_the_same_bound():

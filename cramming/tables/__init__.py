@@ -63,7 +63,14 @@ from cramming.tables._information import (
     theory,
     theory_table,
 )
-from cramming.tables._ledger import ledger_table, published_horizon, published_table, verdicts
+from cramming.tables._ledger import (
+    bounds_table,
+    ledger_table,
+    published_horizon,
+    published_table,
+    unmeasured_table,
+    verdicts,
+)
 from cramming.tables._lossless import (
     ACCURACY_CLASSES,
     accuracy_and_exactness,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from cramming.errors import CrammingError
-from cramming.paper import hub_id, published
+from cramming.paper import OUTSIDE, hub_id, published
 from cramming.tables import _words as words
 
 
@@ -41,39 +41,88 @@ def published_horizon(hub: str) -> str:
 
 
 def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
-    """A ledger of `cramming.paper` as a page shows it: one row a published number."""
-    known = ledger["ours_n"] > 0
-    blank = pd.Series(pd.NA, index=ledger.index, dtype=object)
+    """The published numbers of a ledger of `cramming.paper` that one of ours stands beside: a row each."""
+    held = ledger[ledger["ours_n"] > 0]
     shown = pd.DataFrame(
         {
-            "model": ledger["model"].str.split("/").str[-1],
-            "text": ledger.get("source", blank).fillna(ledger.get("setting", blank)),
-            "quantity": ledger["quantity"].str.replace("_", " ") + ", " + ledger["unit"],
-            "published": [
-                words.spread(r.published, r.published_sd, 4 if r.unit == "share" else 1) for r in ledger.itertuples()
-            ],
-            "ours": [_ours(row.ours, row.ours_n, row.unit) for row in ledger.itertuples()],
-            "tolerance": ledger["tolerance"],
-            "verdict": ledger["verdict"],
-            "why": ledger["reason"],
+            "model": _names(held),
+            "text": _texts(held),
+            "quantity": _quantities(held),
+            "published": _published(held),
+            "ours": [_ours(row.ours, row.ours_n, row.unit) for row in held.itertuples()],
+            "tolerance": held["tolerance"],
+            "verdict": held["verdict"],
+            "why": held["reason"],
         }
     )
-    if "our_source" in ledger:
-        made = ledger["our_model"] + ", " + ledger["our_source"] + ", recipe " + ledger["our_recipe"]
-        shown.insert(5, "made with", made.where(known, "").fillna(""))
+    return _with_vectors(shown, held).set_index("model")
+
+
+def unmeasured_table(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The published numbers of a ledger of `cramming.paper` that nothing here stands beside.
+
+    Returns:
+        A row a model, text, number of mem vectors and reason, a column a quantity.
+    """
+    left = ledger[~(ledger["ours_n"] > 0)]
+    shown = pd.DataFrame({"model": _names(left), "text": _texts(left), "why": left["reason"]})
+    shown = _with_vectors(shown, left)
+    rows, quantities = list(shown), list(_quantities(left).unique())
+    long = shown.assign(quantity=_quantities(left), published=_published(left))
+    wide = long.pivot_table("published", index=rows, columns="quantity", aggfunc=", ".join, fill_value="")
+    # In the order of the ledger; a pivot sorts both ways.
+    wide = wide.reindex(index=pd.MultiIndex.from_frame(shown.drop_duplicates()), columns=quantities).reset_index()
+    first = [name for name in rows if name != "why"]
+    return wide[[*first, *quantities, "why"]].rename_axis(columns=None).set_index("model")
+
+
+def bounds_table(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `cramming.paper.bounds_ledger` that follow by arithmetic: published, and in brackets computed anew.
+
+    Returns:
+        A row a model: its bound in tokens, the shares of it by text, and what does not agree.
+    """
+    held = ledger[ledger["ours_n"] > 0]
+    source = held["source"].where(held["source"] != "any", "")
+    digits = (held["unit"] == "share") * 4
+    both = [f"{r.published:,.{n}f} ({r.ours:,.{n}f})" for r, n in zip(held.itertuples(), digits, strict=True)]
+    long = pd.DataFrame({"model": _names(held), "quantity": source + " " + _quantities(held), "both": both})
+    long["quantity"] = long["quantity"].str.strip()
+    wide = long.pivot_table("both", index="model", columns="quantity", aggfunc=", ".join, fill_value="")
+    wide = wide.reindex(index=long["model"].unique(), columns=long["quantity"].unique()).rename_axis(columns=None)
+    wrong = held[held["verdict"] == OUTSIDE]
+    return wide.assign(contradicted=wrong.groupby(_names(wrong))["reason"].agg("; ".join)).fillna({"contradicted": ""})
+
+
+def _names(ledger: pd.DataFrame) -> pd.Series:
+    return ledger["model"].map(hub_id).str.split("/").str[-1]
+
+
+def _texts(ledger: pd.DataFrame) -> pd.Series:
+    blank = pd.Series(pd.NA, index=ledger.index, dtype=object)
+    return ledger.get("source", blank).fillna(ledger.get("setting", blank))
+
+
+def _quantities(ledger: pd.DataFrame) -> pd.Series:
+    return ledger["quantity"].str.replace("_", " ") + ", " + ledger["unit"]
+
+
+def _published(ledger: pd.DataFrame) -> list[str]:
+    return [words.spread(r.published, r.published_sd, 4 if r.unit == "share" else 1) for r in ledger.itertuples()]
+
+
+def _with_vectors(shown: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """With the number of mem vectors behind the text where there are several."""
     if "n_vectors" in ledger and (ledger["n_vectors"] > 1).any():
         shown.insert(2, "mem vectors", ledger["n_vectors"])
-    if (shown["tolerance"] == "").all():
-        shown = shown.drop(columns="tolerance")
-    return shown.set_index("model")
+    return shown
 
 
 def _ours(value: float, n: int, unit: str) -> str:
-    if not n:
-        return ""
     return f"{value:,.4f}" if unit == "share" else f"{value:,.1f} (n = {n})"
 
 
 def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     """How many published numbers got which verdict, by quantity."""
-    return pd.crosstab(ledger["quantity"].str.replace("_", " "), ledger["verdict"], margins=True, margins_name="all")
+    quantity = ledger["quantity"].str.replace("_", " ")
+    return pd.crosstab(quantity, ledger["verdict"], margins=True, margins_name="all").rename_axis(columns=None)

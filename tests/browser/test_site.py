@@ -17,7 +17,7 @@ from cramming import book, export
 from cramming.models import SMOLLM2, load
 from tests.browser.conftest import ROOT, SITE, lacking
 
-WIDTHS = (390, 768, 1440)
+WIDTHS = (390, 768, 1024, 1200, 1440)
 pytestmark = pytest.mark.browser
 
 
@@ -50,7 +50,8 @@ def test_page(page, site, name):
     assert [link for link in sorted(inside) if not (SITE / link).exists()] == [], "links to nothing"
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page has to be moved sideways"
+        # Sidebars slide to their places.
+        page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width, timeout=10_000)
 
 
 @pytest.mark.parametrize("name", pages())
