@@ -31,6 +31,11 @@ def open_page(page: Page, address: str) -> None:
     page.wait_for_timeout(200)  # what scripts do once the page is there
 
 
+def settle(page: Page) -> None:
+    """Wait until sidebars have slid to their places and colours have faded."""
+    page.wait_for_function("() => document.getAnimations().every(a => a.playState !== 'running')")
+
+
 @pytest.mark.parametrize("name", pages())
 def test_page(page, site, name):
     open_page(page, site + name)
@@ -50,8 +55,8 @@ def test_page(page, site, name):
     assert [link for link in sorted(inside) if not (SITE / link).exists()] == [], "links to nothing"
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
-        # Sidebars slide to their places.
-        page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width, timeout=10_000)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page has to be moved sideways"
 
 
 @pytest.mark.parametrize("name", pages())
@@ -59,7 +64,7 @@ def test_a_page_is_accessible(page, site, name):
     open_page(page, site + name)
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        page.wait_for_timeout(1000)  # colours fade
+        settle(page)
         grave = [
             f"{theme}: {found['impact']}: {found['id']}: {node['html'][:160]}"
             for found in Axe().run(page).response["violations"]
