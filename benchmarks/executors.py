@@ -1,6 +1,6 @@
 """Throughput of each executor against serial, on the same work in stores of its own: token passes a second, as ratios.
 
-    .venv/bin/python benchmarks/executors.py     # five minutes on two cores; writes data/benchmarks/executors.parquet
+    .venv/bin/python benchmarks/executors.py     # 15 minutes on two cores; writes data/benchmarks/executors.parquet
 
 Each round runs all executors one after another, since the machine's speed changes; workers are started anew each time,
 and loading the model is part of what they cost. Serial has as many threads as all workers together.
@@ -56,7 +56,7 @@ def main(
     batch: int = 4,
     workers: int = 2,
     threads: Annotated[int, typer.Option(help="of each worker, and of serial as many as all workers have")] = 1,
-    rounds: int = 1,
+    rounds: int = 3,
     executors: Annotated[str, typer.Option(help="to hold against serial, separated by commas")] = "processes,dask",
     out: Path = BENCHMARKS / "executors.parquet",
 ) -> None:

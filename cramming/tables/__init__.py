@@ -109,6 +109,7 @@ from cramming.tables._models import (
 )
 from cramming.tables._plans import (
     bill_table,
+    devices_sources,
     devices_table,
     estimate_line,
     estimate_table,

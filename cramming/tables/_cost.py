@@ -241,14 +241,20 @@ def executors(frame: pd.DataFrame) -> pd.DataFrame:
         frame: Its rows.
 
     Returns:
-        Index executor, in the order measured; columns rate (token passes a second, median over rounds), ratio (to
-        serial, median of the ratios round by round), rounds.
+        Index executor, in the order measured; columns rate (token passes a second, median over rounds), ratio, low and
+        high (to serial, round by round: median, least and greatest), rounds.
     """
     rate = frame["token_passes"] / frame["seconds"]
     serial = frame["executor"] == "serial"
     ratio = rate / frame["round"].map(rate[serial].set_axis(frame.loc[serial, "round"]))
     grouped = frame.assign(rate=rate, ratio=ratio).groupby("executor", sort=False)
-    return grouped.agg(rate=("rate", "median"), ratio=("ratio", "median"), rounds=("round", "nunique"))
+    return grouped.agg(
+        rate=("rate", "median"),
+        ratio=("ratio", "median"),
+        low=("ratio", "min"),
+        high=("ratio", "max"),
+        rounds=("round", "nunique"),
+    )
 
 
 def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
@@ -256,7 +262,7 @@ def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "token passes a second": summary["rate"].map("{:.0f}".format),
-            "of serial": summary["ratio"].map("{:.2f}".format),
+            "of serial": [f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in summary.itertuples()],
         }
     ).rename_axis("executor")
 

@@ -66,9 +66,13 @@ def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
             "memory, GB/s": frame["bandwidth_gbs"].map("{:,.0f}".format),
             "link, GB/s": frame["link_gbs"].map("{:,.0f}".format),
             "$ an hour, assumed": frame["dollars_per_hour"].map("{:.2f}".format),
-            "source": frame["source"],
         }
     )
+
+
+def devices_sources(frame: pd.DataFrame) -> str:
+    """Where the numbers of `cramming.scale.devices` come from, for captions."""
+    return "; ".join(f"{name}: {source}" for name, source in frame["source"].items())
 
 
 def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
