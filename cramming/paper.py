@@ -190,7 +190,7 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
     for said in published("progressive").to_dict("records"):
         projected = "low-dim" in said["setting"]
         mine = runs[(kin == hub_id(said["model"])) & (not projected)]
-        theirs = _recipe_name(recipe("progressive", lr=said["learning_rate"]).model_dump_json())
+        theirs = recipe("progressive", lr=said["learning_rate"])
         groups: list[Any] = list(mine.groupby(["model", "source", "recipe"])) or [(("", "", ""), mine)]
         for quantity, unit in (("horizon", "tokens"), ("information_gain", "bits")):
             mean, sd = said[f"{quantity}_{unit}_mean"], said[f"{quantity}_{unit}_std"]
@@ -203,7 +203,8 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
                 else:
                     bits = metrics.nats_to_bits((group["nats_without"] - group["nats_with"]).mean())
                     ours = group["length"].mean() if unit == "tokens" else bits
-                    n, differs = group["passage"].nunique(), _differences(theirs, *names)
+                    how = Recipe.model_validate_json(group["recipe_json"].iloc[0])
+                    n, differs = group["passage"].nunique(), _differences(theirs, names[0], names[1], how)
                     row |= _beside(mean, ours, n, differs) if differs else _judge_mean(mean, sd, ours, n, tolerance)
                 rows.append(row | dict(zip(("our_model", "our_source", "our_recipe"), names, strict=True)))
     return pd.DataFrame(rows)
@@ -269,12 +270,13 @@ def _beside(published: float, ours: float, n: int, reason: str, most: float = ma
     return said | {"verdict": MISSING, "reason": f"{reason}; {ratio:.2f} times as much, too far off to say why"}
 
 
-def _differences(theirs: str, model: str, source: str, ours: str) -> str:
+def _differences(theirs: Recipe, model: str, source: str, ours: Recipe) -> str:
     """In what our runs were made otherwise than those published; empty if in nothing."""
     differences = [f"our weights are {RELATIVES[model][1]}"] if model in RELATIVES else []
-    name, _, changes = ours.partition(" with ")
-    # What was changed in a recipe says something only beside the same recipe.
-    short = ours if theirs.partition(" with ")[0] == name else name + (", changed" if changes else "")
-    differences += [f"our recipe is {short}, theirs {theirs}"] if ours != theirs else []
+    if in_words(ours) != in_words(theirs):
+        # What was changed in a recipe says something only beside the same recipe.
+        changed = ", changed" if in_words(ours) != ours.name else ""
+        short = in_words(ours) if ours.name == theirs.name else ours.name + changed
+        differences.append(f"our recipe is {short}, theirs {in_words(theirs)}")
     differences += [f"our texts are {source}"] if source != "pg19" else []
     return "; ".join(differences)

@@ -68,6 +68,7 @@ from cramming.tables._ledger import (
     ledger_table,
     published_horizon,
     published_table,
+    recipes_used,
     unmeasured_table,
     verdicts,
 )

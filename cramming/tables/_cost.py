@@ -262,7 +262,7 @@ def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "token passes a second": summary["rate"].map("{:.0f}".format),
-            "of serial": [f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in summary.itertuples()],
+            "of serial": [words.within(row.ratio, row.low, row.high, 2) for row in summary.itertuples()],
         }
     ).rename_axis("executor")
 

@@ -58,6 +58,11 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     return _with_vectors(shown, held).set_index("model")
 
 
+def recipes_used(ledger: pd.DataFrame) -> str:
+    """The recipes behind our numbers in a ledger of `cramming.paper`, with what was changed in them, for captions."""
+    return "; ".join(ledger.loc[ledger["ours_n"] > 0, "our_recipe"].unique())
+
+
 def unmeasured_table(ledger: pd.DataFrame) -> pd.DataFrame:
     """The published numbers of a ledger of `cramming.paper` that nothing here stands beside.
 
@@ -65,15 +70,9 @@ def unmeasured_table(ledger: pd.DataFrame) -> pd.DataFrame:
         A row a model, text, number of mem vectors and reason, a column a quantity.
     """
     left = ledger[~(ledger["ours_n"] > 0)]
-    shown = pd.DataFrame({"model": _names(left), "text": _texts(left), "why": left["reason"]})
-    shown = _with_vectors(shown, left)
-    rows, quantities = list(shown), list(_quantities(left).unique())
-    long = shown.assign(quantity=_quantities(left), published=_published(left))
-    wide = long.pivot_table("published", index=rows, columns="quantity", aggfunc=", ".join, fill_value="")
-    # In the order of the ledger; a pivot sorts both ways.
-    wide = wide.reindex(index=pd.MultiIndex.from_frame(shown.drop_duplicates()), columns=quantities).reset_index()
-    first = [name for name in rows if name != "why"]
-    return wide[[*first, *quantities, "why"]].rename_axis(columns=None).set_index("model")
+    rows = _with_vectors(pd.DataFrame({"model": _names(left), "text": _texts(left), "why": left["reason"]}), left)
+    wide = _wide(rows.assign(quantity=_quantities(left), said=_published(left)), list(rows))
+    return wide[[*wide.columns.drop("why"), "why"]].set_index("model")
 
 
 def bounds_table(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -86,12 +85,19 @@ def bounds_table(ledger: pd.DataFrame) -> pd.DataFrame:
     source = held["source"].where(held["source"] != "any", "")
     digits = (held["unit"] == "share") * 4
     both = [f"{r.published:,.{n}f} ({r.ours:,.{n}f})" for r, n in zip(held.itertuples(), digits, strict=True)]
-    long = pd.DataFrame({"model": _names(held), "quantity": source + " " + _quantities(held), "both": both})
-    long["quantity"] = long["quantity"].str.strip()
-    wide = long.pivot_table("both", index="model", columns="quantity", aggfunc=", ".join, fill_value="")
-    wide = wide.reindex(index=long["model"].unique(), columns=long["quantity"].unique()).rename_axis(columns=None)
+    quantity = (source + " " + _quantities(held)).str.strip()
+    wide = _wide(pd.DataFrame({"model": _names(held), "quantity": quantity, "said": both}), ["model"]).set_index(
+        "model"
+    )
     wrong = held[held["verdict"] == OUTSIDE]
     return wide.assign(contradicted=wrong.groupby(_names(wrong))["reason"].agg("; ".join)).fillna({"contradicted": ""})
+
+
+def _wide(long: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    """What is said of each quantity in a column of its own. In the order of the ledger; a pivot sorts both ways."""
+    wide = long.pivot_table("said", index=rows, columns="quantity", aggfunc=", ".join, fill_value="").reset_index()
+    ordered = long[rows].drop_duplicates().merge(wide.rename_axis(columns=None), on=rows)
+    return ordered[[*rows, *long["quantity"].unique()]]
 
 
 def _names(ledger: pd.DataFrame) -> pd.Series:

@@ -89,9 +89,8 @@ def several_table(frame: pd.DataFrame) -> pd.DataFrame:
             shown[f"{short} per vector"] = f"{row[f'{column}_each']:,.{digits}f}" if known else ""
             shown[f"{short} of the ideal"] = words.share(row[f"{column}_share"])
         known = row["here"] and row["n_vectors"] > 1 and row["ratio"] == row["ratio"]
-        shown["times one vector"] = (
-            f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})" if known else ""
-        )
+        ratio = words.within(row["ratio"], row["ratio_low"], row["ratio_high"], 2)
+        shown["times one vector"] = ratio if known else ""
         rows[(f"{row['model'].split('/')[-1]} ({where})", row["n_vectors"])] = shown
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "vectors"])
 
@@ -216,7 +215,7 @@ def memories_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = {
         (f"{row.floats:,}", memory_in_words(row.memory, row.parts)): {
             "passages": row.n,
-            "exact horizon, tokens": f"{row.mean:.1f} ({row.low:.1f} to {row.high:.1f})",
+            "exact horizon, tokens": words.within(row.mean, row.low, row.high, 1),
             "against as many vectors": words.interval(row.more, row.more_low, row.more_high),
             "tokens per 1,000 floats": f"{row.tokens_each:.1f}",
             "won in the last quarter": f"{row.late:.1f}",

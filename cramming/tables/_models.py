@@ -76,7 +76,7 @@ def size_fit_table(fits: pd.DataFrame) -> pd.DataFrame:
     for fit in fits.itertuples():
         key = (str(fit.family), {"bits": "information", "token_gain": "tokens"}[str(fit.gain)])
         shown = rows.setdefault(key, {"models": int(fit.n)})
-        shown[f"exponent of {fit.against} (95 %)"] = f"{fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+        shown[f"exponent of {fit.against} (95 %)"] = words.within(fit.exponent, fit.low, fit.high, 2)
         shown[f"R², {fit.against}"] = f"{fit.r2:.3f}"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["family", "gain in"])
 

@@ -41,6 +41,11 @@ def interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
 
 
+def within(value: float, low: float, high: float, digits: int) -> str:
+    """A value with its interval or range: ``1.20 (0.90 to 1.41)``."""
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def percent(share: float, low: float, high: float) -> str:
     """A share with its interval, for captions: ``40% (30% to 55%)``."""
     return f"{share:.0%} ({low:.0%} to {high:.0%})"
@@ -56,8 +61,7 @@ def share_mean(shares: pd.Series) -> str:
 
 
 def mean(values: pd.Series, digits: int) -> str:
-    low, high = metrics.bootstrap_ci(values)
-    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return within(values.mean(), *metrics.bootstrap_ci(values), digits)
 
 
 def ratio_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
