@@ -67,6 +67,7 @@ class Cram:
             that had i + 1 tokens right, with growth the first i + 1. One that won several tokens at once is there as
             often.
         memory: What mem is, see `cramming.memories`.
+        starts: How often it began from noise: more than once where the recipe gives a stuck start up.
     """
 
     passage: Passage
@@ -82,6 +83,7 @@ class Cram:
     trace: list[Step] = field(repr=False)
     path: torch.Tensor | None = field(default=None, repr=False)
     memory: MemoryName = "vectors"
+    starts: int = 1
 
     @property
     def solved(self) -> bool:
@@ -126,7 +128,7 @@ def cram(
         CrammingError: If there is nothing to cram, a passage does not fit the model's context, or the model does
             something to its logits after the output head.
     """
-    _check(lm, passages, recipe, n_vectors, batch, start)
+    _check(lm, passages, recipe, n_vectors, batch, start, path)
     starts = [None] * len(passages) if start is None else start
     runs = [_Run(lm, p, recipe, n_vectors, seed, first, path) for p, first in zip(passages, starts, strict=True)]
     for run in runs:
@@ -167,7 +169,8 @@ def cram(
 
 _TENSORS = ("param", "moment1", "moment2", "weight", "mem")
 _AVERAGING = ("iterate", "average")  # further tensors of a run that averages
-_NUMBERS = ("length", "steps", "token_passes", "best", "best_step", "seconds", "cpu_seconds")
+_COUNTS = ("length", "steps", "token_passes", "best", "best_step", "starts", "began", "held", "held_step")
+NUMBERS = (*_COUNTS, "seconds", "cpu_seconds")
 
 
 class _Run:
@@ -187,16 +190,10 @@ class _Run:
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
         self.tokens = torch.tensor(passage.token_ids, device=lm.device)
-        first = first_mem(lm, passage, recipe, k, seed) if start is None else start.float().clone()
-        self.param = first.to(lm.device)
-        self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
-        self.weight = torch.ones(len(passage), device=lm.device)
-        self.param = self._projected(self.param)
-        self.iterate = self.average = self.param
+        self.noise = lambda start: first_mem(lm, passage, recipe, k, seed, start)
         self.tensors = _TENSORS + (_AVERAGING if recipe.averaging else ())
-        growth = recipe.growth
-        self.length = min(growth.start, len(passage)) if growth else len(passage)
-        self.steps = self.token_passes = self.best = self.best_step = 0
+        self.steps = self.token_passes = self.best = self.best_step = self.starts = 0
+        self._begin(self.noise(0) if start is None else start.float().clone())
         self.ended = ""
         self.whole = True  # False within a step: half a step is nothing to go on from
         self.mem = self.to_mem(self.param)
@@ -206,11 +203,23 @@ class _Run:
         self.trace: list[Step] = []
         self.path = self.mem.new_zeros(0, *self.mem.shape) if path else None
 
+    def _begin(self, first: torch.Tensor) -> None:
+        """Start from these vectors, with nothing remembered but the best of earlier starts."""
+        self.param = self._projected(first.to(self.tokens.device))
+        self.iterate = self.average = self.param
+        self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
+        self.weight = torch.ones(len(self.passage), device=self.tokens.device)
+        growth = self.recipe.growth
+        self.length = min(growth.start, len(self.passage)) if growth else len(self.passage)
+        self.starts += 1
+        self.began = self.held_step = self.steps  # held: tokens that this start has had right
+        self.held = 0
+
     def state(self) -> State:
         """All that changes while the run goes on."""
         tensors = {name: getattr(self, name) for name in self.tensors}
         arrays = {"correct": torch.from_numpy(self.correct), "nats": torch.from_numpy(self.nats)}
-        numbers = torch.tensor([getattr(self, name) for name in _NUMBERS], dtype=torch.float64)
+        numbers = torch.tensor([getattr(self, name) for name in NUMBERS], dtype=torch.float64)
         trace = torch.tensor(self.trace, dtype=torch.float64).reshape(-1, 5)
         path = {} if self.path is None else {"path": self.path}
         return {**tensors, **arrays, **path, "numbers": numbers, "trace": trace}
@@ -220,7 +229,7 @@ class _Run:
         for name in self.tensors:
             setattr(self, name, state[name].to(self.param.device))
         self.correct, self.nats = state["correct"].numpy().copy(), state["nats"].numpy().copy()
-        for name, number in zip(_NUMBERS, state["numbers"].tolist(), strict=True):
+        for name, number in zip(NUMBERS, state["numbers"].tolist(), strict=True):
             setattr(self, name, type(getattr(self, name))(number))
         self.trace = [(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
         if self.path is not None:
@@ -246,7 +255,7 @@ class _Run:
 
     def update(self, gradient: torch.Tensor) -> None:
         """One step of Adam with decoupled weight decay, and with momentum or a running average of its iterates."""
-        recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps
+        recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps - self.began
         if recipe.parametrisation == "sphere":
             # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
             gradient = along_sphere(gradient, self.param)
@@ -267,8 +276,8 @@ class _Run:
     def learning_rate(self) -> float:
         """Of the step under way, from the share of the budget that is used up or the prefix that is crammed."""
         recipe = self.recipe
-        if self.steps <= recipe.warmup_steps:
-            return recipe.lr * self.steps / recipe.warmup_steps
+        if (taken := self.steps - self.began) <= recipe.warmup_steps:
+            return recipe.lr * taken / recipe.warmup_steps
         if recipe.schedule == "constant":
             return recipe.lr
         if recipe.schedule == "by_length":
@@ -300,6 +309,8 @@ class _Run:
                 self.path = torch.cat([self.path, before.expand(count - self.best, -1, -1)])
             self.best, self.best_step = count, self.steps
             self.mem = before if recipe.keep == "measured" else self.to_mem(self.param)
+        if count > self.held:
+            self.held, self.held_step = count, self.steps
         if better or self.steps == 1:  # a run that never gets a token right still says what its start cost
             self.correct[:n], self.nats[:n] = (gaps > 0).cpu().numpy(), nats.cpu().numpy()
             if self.first:
@@ -312,14 +323,20 @@ class _Run:
             self.ended = "budget"
         elif recipe.patience and self.steps - self.best_step >= recipe.patience:
             self.ended = "patience"
+        elif recipe.restart_steps and self._stuck(recipe.restart_steps):
+            self._begin(self.noise(self.starts))
         elif recipe.growth:
             stage = recipe.growth.stage_steps
             if stage and self.steps - self.best_step >= stage:
                 self.ended = "stage"
-            exact = self.first + self.best
+            exact = self.first + self.held
             ahead = max(recipe.growth.block, int(recipe.growth.fraction * exact))
             self.length = min(len(self.passage), max(n, exact + ahead))
         self.whole = True
+
+    def _stuck(self, steps: int) -> bool:
+        """Whether this start has won nothing for so many steps, early enough that another one may be worth more."""
+        return self.steps - self.held_step >= steps and self.held < self.recipe.restart_below
 
     def _refocus(self, won: torch.Tensor) -> None:
         """Raise the weight of tokens not won, let that of the others fall back to 1."""
@@ -345,6 +362,7 @@ class _Run:
             trace=self.trace,
             path=None if self.path is None else self.path.float().cpu(),
             memory=self.recipe.memory,
+            starts=self.starts,
         )
 
 
@@ -360,7 +378,8 @@ def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
         weights[row, run.first : run.length] = run.weight[run.first : run.length]
     weights /= weights.sum(1, keepdim=True)
     mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
-    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=active[0].recipe.memory)
+    how = active[0].recipe
+    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=how.memory, temperature=how.temperature)
     (gradient,) = torch.autograd.grad(loss, mem)
     for row, run in enumerate(active):
         run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
@@ -378,6 +397,7 @@ def score(
     *,
     pack: bool = False,
     memory: MemoryName = "vectors",
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Teacher-forced loss of each token given mem and the true tokens before it.
 
@@ -391,9 +411,10 @@ def score(
         weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on.
         pack: Whether to lay rows of unequal length end to end instead of padding them; see `packs`.
         memory: What mem is, see `cramming.memories`.
+        temperature: What the logits are divided by in the loss, and only there.
 
     Returns:
-        loss: Weighted sum of the cross-entropies, a scalar with a gradient to `mem`.
+        loss: Weighted sum of the cross-entropies at that temperature, a scalar with a gradient to `mem`.
         nats: Cross-entropy of each token, shape (B, L); NaN where the weight is 0.
         gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
     """
@@ -408,7 +429,7 @@ def score(
         hidden = lm.model.base_model(**feed.inputs()).last_hidden_state[:, ahead:]
     head = lm.model.get_output_embeddings()
     loss, some_nats, some_gaps = _FusedHead.apply(
-        hidden[scored], head.weight, head.bias, tokens[scored], weights[scored]
+        hidden[scored], head.weight, head.bias, tokens[scored], weights[scored], temperature
     )
     nats = torch.full_like(weights, torch.nan).masked_scatter(scored, some_nats)
     gaps = torch.full_like(weights, -torch.inf).masked_scatter(scored, some_gaps)
@@ -473,7 +494,7 @@ class _FusedHead(torch.autograd.Function):
     """Output head and cross-entropy in one, a few rows at a time, so that the (B, L, V) logits are never held."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, token_weights):  # type: ignore[no-untyped-def]
+    def forward(ctx, hidden, weight, bias, targets, token_weights, temperature):  # type: ignore[no-untyped-def]
         loss, nats, gaps, gradient = hidden.new_zeros((), dtype=torch.float32), [], [], torch.empty_like(hidden)
         for part in torch.arange(len(hidden), device=hidden.device).split(HEAD_ROWS):
             logits = linear(hidden[part], weight, bias).float()
@@ -483,16 +504,21 @@ class _FusedHead(torch.autograd.Function):
             other = logits.amax(1)
             logits[rows, target] = true
             top = torch.maximum(true, other)
+            logits.sub_(top[:, None])
+            if temperature != 1:
+                nats.append(logits.exp().sum(1).log() + top - true)
+                logits.div_(temperature)
             # softmax in place
-            logits.sub_(top[:, None]).exp_()
-            total = logits.sum(1)
-            nll = total.log() + top - true
-            # gradient of the weighted sum of cross-entropies: w * (softmax - one-hot)
-            logits.mul_((token_weights[part] / total)[:, None])
-            logits[rows, target] -= token_weights[part]
+            total = logits.exp_().sum(1)
+            nll = total.log() + (top - true) / temperature
+            if temperature == 1:
+                nats.append(nll)
+            # gradient of the weighted sum of cross-entropies: w / T * (softmax - one-hot)
+            share = token_weights[part] / temperature
+            logits.mul_((share / total)[:, None])
+            logits[rows, target] -= share
             gradient[part] = linear(logits.to(weight.dtype), weight.t())
             loss += (nll * token_weights[part]).sum()
-            nats.append(nll)
             gaps.append(true - other)
         ctx.save_for_backward(gradient)
         every_nats, every_gap = torch.cat(nats), torch.cat(gaps)
@@ -502,15 +528,24 @@ class _FusedHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
-        return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
+        return gradient * loss_gradient.to(gradient.dtype), None, None, None, None, None
 
 
-def first_mem(lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int) -> torch.Tensor:
-    """The noise that a cram starts from, shape (k, d) for vectors, before a sphere takes its direction."""
+def first_mem(lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int, start: int = 0) -> torch.Tensor:
+    """The noise that a cram starts from, shape (k, d) for vectors, before a sphere takes its direction.
+
+    Args:
+        lm: The frozen model.
+        passage: What is crammed.
+        recipe: How.
+        k: Mem vectors.
+        seed: See `cram`.
+        start: Starts given up before this one.
+    """
     table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
     std = float(table.std()) if recipe.init == "embedding_std" else recipe.init_std
     shape = MEMORIES[recipe.memory].shape(lm, k)
-    return torch.randn(shape, generator=_generator(passage, seed)) * std
+    return torch.randn(shape, generator=_generator(passage, seed, start)) * std
 
 
 def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
@@ -530,9 +565,10 @@ def progress_bar(total: int, unit: str, title: str, *, wanted: bool) -> tqdm:
     return tqdm(total=total, unit=unit, desc=title, smoothing=0.05, **options)
 
 
-def _generator(passage: Passage, seed: int) -> torch.Generator:
-    """Randomness that depends on the seed and the passage, not on the batch the passage happens to be in."""
-    digest = hashlib.sha256(f"{seed}:{passage.id}:{passage.digest}".encode()).digest()
+def _generator(passage: Passage, seed: int, start: int) -> torch.Generator:
+    """Randomness that depends on the seed, the passage and the start, not on the company a passage is in."""
+    again = f":{start}" if start else ""
+    digest = hashlib.sha256(f"{seed}:{passage.id}:{passage.digest}{again}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
@@ -549,6 +585,7 @@ def _check(
     n_vectors: int,
     batch: int,
     start: Sequence[torch.Tensor] | None,
+    path: bool,
 ) -> None:
     if not passages:
         raise CrammingError("no passages to cram: give at least one")
@@ -558,6 +595,8 @@ def _check(
         raise CrammingError(f"batch is {batch}: give at least 1 passage at once")
     if start is not None and len(start) != len(passages):
         raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
+    if path and recipe.restart_steps:
+        raise CrammingError(f"recipe {recipe.name!r} may begin anew, and has no one path then: leave out restart_steps")
     memory = MEMORIES[recipe.memory]
     shape = memory.shape(lm, n_vectors)
     for tensor in start or []:

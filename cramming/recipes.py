@@ -88,6 +88,17 @@ class Recipe(BaseModel):
         1.0, ge=1, description="weight of a token grows by this factor each step it is wrong, and shrinks back after"
     )
     focus_max: float = Field(20.0, ge=1)
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="what the logits are divided by in the loss: below 1, tokens that are won weigh less. Stopping and "
+        "certificates are at the true logits",
+    )
+    # Giving up a start that leads nowhere, for noise drawn anew; the best vectors of all starts are kept.
+    restart_steps: int | None = Field(
+        None, ge=1, description="steps of a start without more right tokens until another begins (None: never)"
+    )
+    restart_below: int = Field(64, ge=1, description="restart_steps only: a start with so many tokens right goes on")
     # The end.
     max_steps: int | None = Field(None, ge=1)
     max_token_passes: int | None = Field(

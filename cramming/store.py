@@ -89,6 +89,7 @@ SCHEMA = pa.schema(
         ("token_nats_without", _list["float"]),
         # what it cost
         ("steps", _int),
+        ("starts", _int),  # from noise, the first included
         ("token_passes", _int),
         ("seconds", _float),  # wall time, shared out among the passages of a batch by their tokens
         ("cpu_seconds", _float),

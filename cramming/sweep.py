@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cramming import __version__
 from cramming.decode import Certificate, certify, without_mem
-from cramming.engine import Cram, State, Step, cram, progress_bar
+from cramming.engine import NUMBERS, Cram, State, Step, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.executors import Executor, named
 from cramming.files import inside, read_yaml
@@ -657,7 +657,7 @@ def misfit(state: State, lm: FrozenLM, experiment: Experiment, passage: Passage)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("param", "moment1", "moment2", "mem"), mem)
     shapes |= dict.fromkeys(("weight", "correct", "nats"), (n,))
     shapes |= dict.fromkeys(("iterate", "average"), mem) if how.averaging else {}
-    shapes |= {"numbers": (7,), "trace": (-1, 5)} | ({"path": (-1, *mem)} if experiment.path else {})
+    shapes |= {"numbers": (len(NUMBERS),), "trace": (-1, 5)} | ({"path": (-1, *mem)} if experiment.path else {})
     if set(state) != set(shapes):
         return f"it holds {', '.join(sorted(state))[:200]}"
     for name, shape in shapes.items():
@@ -807,6 +807,7 @@ def row_of(lm: FrozenLM, experiment: Experiment, result: Cram | Horizon) -> tupl
         "token_nats_with": [np.nan] * first + certificate.nats.tolist(),
         "token_nats_without": nats_without,
         "steps": run.steps,
+        "starts": run.starts,
         "token_passes": run.token_passes,
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,

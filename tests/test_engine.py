@@ -87,6 +87,82 @@ def test_score_is_the_cross_entropy_of_the_full_logits(tiny, bias, head_rows, pa
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("temperature", [0.25, 3.0])
+def test_temperature_divides_the_logits_of_the_loss_alone(tiny, temperature):
+    generator = torch.Generator().manual_seed(1)
+    mem = torch.randn(2, 1, tiny.width, generator=generator, requires_grad=True)
+    tokens = torch.randint(0, 256, (2, 5), generator=generator)
+    weights = torch.rand(2, 5, generator=generator)
+    loss, nats, gaps = score(tiny, mem, tokens, weights, temperature=temperature)
+    _, true_nats, true_gaps = full_logits(tiny, mem, tokens, weights)
+    torch.testing.assert_close(nats, true_nats, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gaps, true_gaps, rtol=1e-4, atol=1e-4)
+    embeds = torch.cat([mem, tiny.model.get_input_embeddings()(tokens)], dim=1)
+    logits = tiny.model(inputs_embeds=embeds, use_cache=False).logits[:, :-1] / temperature
+    expected = (torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none") * weights).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    [gradient], [reference] = torch.autograd.grad(loss, mem), torch.autograd.grad(expected, mem)
+    torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5 * reference.abs().max().item())
+
+
+def stuck(**changes) -> Recipe:
+    """Steps too short to win anything: every start is given up."""
+    return quick(lr=1e-12, max_steps=10, restart_steps=3, growth=Growth(start=2, block=1), **changes)
+
+
+def test_a_stuck_start_is_given_up_for_other_noise_and_its_cost_counts(tiny_llama, prose, steps):
+    how = stuck(averaging=0.1)
+    [run] = cram(tiny_llama, prose[:1], how, progress=False)
+    assert (run.starts, run.steps, len(steps)) == (4, 10, 10)  # after steps 3, 6 and 9
+    assert run.token_passes == sum(step["mem"].shape[1] + step["weights"].shape[1] - 1 for step in steps)
+    begun = [steps[i]["mem"][0] for i in (0, 3, 6, 9)]
+    for number, mem in enumerate(begun):
+        expected = engine.first_mem(tiny_llama, prose[0], how, 1, 0, number)
+        torch.testing.assert_close(mem, expected)
+        others = [float((mem - other).norm()) for other in begun if other is not mem]
+        assert min(others) > 0.1 * float(mem.norm())
+    # What a start had learned does not reach the next one.
+    alone = quick(lr=0.01, averaging=0.1, max_steps=3, growth=Growth(start=2, block=1))
+    cram(tiny_llama, prose[:1], alone, start=[begun[1]], progress=False)
+    fresh = [step["mem"] for step in steps[10:]]
+    del steps[:]
+    cram(tiny_llama, prose[:1], alone.model_copy(update={"restart_steps": 3, "max_steps": 6}), progress=False)
+    for step, expected in zip(steps[3:], fresh, strict=True):
+        torch.testing.assert_close(step["mem"], expected)
+
+
+def test_the_best_of_all_starts_is_kept(tiny_llama, prose, monkeypatch):
+    """The second of three starts wins a token more than the others, and its vectors come back."""
+    won, seen = {0: 1, 4: 2, 8: 1}, []
+
+    def staged(lm, mem, tokens, weights, **options):
+        loss, nats, gaps = score(lm, mem, tokens, weights, **options)
+        count = won.get(len(seen), 0)
+        seen.append(mem.detach().clone())
+        places = torch.arange(gaps.shape[1]).expand_as(gaps)
+        return loss, nats, torch.where(places < count, gaps.abs() + 1, -1 - gaps.abs())
+
+    monkeypatch.setattr(engine, "score", staged)
+    [run] = cram(tiny_llama, prose[:1], stuck(), progress=False)
+    assert run.length == 2
+    torch.testing.assert_close(run.mem, seen[4][0])
+    assert [row[1] for row in run.trace] == [2, 2, 2, 2, 2, 3, 3, 3, 2, 2]  # each start grows from the start
+
+
+def test_a_start_that_holds_enough_goes_on(tiny_llama, prose, monkeypatch):
+    def staged(lm, mem, tokens, weights, **options):
+        loss, nats, gaps = score(lm, mem, tokens, weights, **options)
+        return loss, nats, torch.where(torch.arange(gaps.shape[1]).expand_as(gaps) < 2, 1.0, -1.0)
+
+    monkeypatch.setattr(engine, "score", staged)
+    assert cram(tiny_llama, prose[:1], stuck(restart_below=2), progress=False)[0].starts == 1
+    assert cram(tiny_llama, prose[:1], stuck(restart_below=3), progress=False)[0].starts == 3  # after steps 4 and 7
+
+
+def test_a_run_that_may_begin_anew_has_no_path(tiny_llama, prose):
+    fails("no one path", tiny_llama, prose, stuck(), path=True)
+
+
 PACKING = [name for name in TINY_NAMES if name != "tiny-mamba"]
 
 
