@@ -19,11 +19,15 @@ import pandas as pd
 import torch
 import typer
 
-from cramming import models, tables
-from cramming.executors import named
+from cramming import models
 from cramming.models import FrozenLM
-from cramming.store import BENCHMARKS, Store
-from cramming.sweep import Experiment, Plan, circumstances, sweep
+from cramming.paths import BENCHMARKS
+from cramming.results.executors import named
+from cramming.results.plans import Experiment, Plan
+from cramming.results.rows import circumstances
+from cramming.results.store import Store
+from cramming.results.sweep import sweep
+from cramming.studies import scale
 
 
 def plan(model: str, n: int, steps: int, tokens: int, batch: int) -> Plan:
@@ -70,7 +74,7 @@ def main(
         print(f"{row['executor']}: {row['token_passes']:,} token passes in {row['seconds']:.0f} s", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(out, index=False)
-    print(tables.executors(pd.DataFrame(rows)).to_string())
+    print(scale.executors(pd.DataFrame(rows)).to_string())
 
 
 if __name__ == "__main__":

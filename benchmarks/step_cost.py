@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from cramming.engine import cram, score
 from cramming.models import FrozenLM, linear, load
+from cramming.paths import BENCHMARKS
 from cramming.recipes import recipe
-from cramming.store import BENCHMARKS
-from cramming.sweep import circumstances
+from cramming.results.rows import circumstances
 from cramming.texts import passages
 
 # What is measured: name, passages at once, tokens of each, mem vectors of each.

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cramming import sweep, tables
-from cramming.store import BENCHMARKS, Store
+from cramming.paths import BENCHMARKS
+from cramming.results import estimate, sweep
+from cramming.results.store import Store
+from cramming.studies import cost
 
 
 def main() -> None:
@@ -32,10 +34,10 @@ def main() -> None:
         subprocess.run([sys.executable, script, "--out", where], check=True)
     results = sweep.results(asked.scale, "cost", store=Store(asked.store) if asked.store else None)
     benchmark = pd.read_parquet(where)
-    summary = tables.systems_summary(tables.systems(results), tables.step_cost(benchmark))
-    print(tables.systems_table(summary).T.to_string())
+    summary = estimate.systems_summary(estimate.systems(results), estimate.step_cost(benchmark))
+    print(cost.systems_table(summary).T.to_string())
     print()
-    print(tables.bars(summary, results[results["recipe"] == "horizon"], benchmark).to_string())
+    print(cost.bars(summary, results[results["recipe"] == "horizon"], benchmark).to_string())
 
 
 if __name__ == "__main__":

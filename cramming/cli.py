@@ -97,11 +97,12 @@ def sweep(
     """
     import torch
 
-    from cramming import executors, models, tables
-    from cramming.store import Store
-    from cramming.sweep import estimate as most
-    from cramming.sweep import load_plan, rates, state_of, store_of
-    from cramming.sweep import sweep as run
+    from cramming import models
+    from cramming.results import estimate as cost
+    from cramming.results import executors
+    from cramming.results.plans import load_plan, store_of
+    from cramming.results.store import Store
+    from cramming.results.sweep import sweep as run
 
     if threads:
         torch.set_num_threads(threads)
@@ -109,17 +110,17 @@ def sweep(
     plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
     if planned:
-        left = most(plan, target)
-        print(tables.estimate_table(left).to_string())
-        print(tables.hours_table(left, rates(plan, target)).to_string())
-        print(state_of(target))
+        left = cost.estimate(plan, target)
+        print(cost.estimate_table(left).to_string())
+        print(cost.hours_table(left, cost.rates(plan, target)).to_string())
+        print(cost.state_of(target))
         return
-    cost = most(plan)
+    most = cost.estimate(plan)
     if estimate:
-        print(tables.estimate_table(cost).to_string())
+        print(cost.estimate_table(most).to_string())
         return
-    if cost["gpu_hours"].sum() >= 1:  # small plans need no warning
-        _say(tables.estimate_line(cost))
+    if most["gpu_hours"].sum() >= 1:  # small plans need no warning
+        _say(cost.estimate_line(most))
     try:
         for name in plan.models:
             lm = models.load(name, dtype=plan.dtype)
@@ -142,9 +143,10 @@ def estimate(
 
     Example: cramming estimate --file my-text.txt
     """
-    from cramming import models, predict
+    from cramming import models
     from cramming.files import read_text
     from cramming.recipes import in_words
+    from cramming.studies import predict
     from cramming.texts import from_text
 
     if (text is None) == (file is None):
@@ -176,8 +178,9 @@ def check(
 
     Example: cramming check
     """
-    from cramming.store import Store
-    from cramming.sweep import recheck, store_of
+    from cramming.results.check import recheck
+    from cramming.results.plans import store_of
+    from cramming.results.store import Store
 
     target = Store(store) if store else store_of(scale)
     if not target.root.is_dir():
@@ -207,8 +210,8 @@ def push(
 
     Example: cramming push me/cramming-vectors --dry-run
     """
-    from cramming import hub
-    from cramming.store import RESULTS
+    from cramming.paths import RESULTS
+    from cramming.results import hub
 
     if not dry_run:
         print(hub.push(repo_id, RESULTS, scale))
@@ -229,10 +232,10 @@ def export(
 
     Example: cramming export --out model.onnx
     """
-    from cramming import export as onnx
     from cramming import models
+    from cramming.book import export
 
-    size = onnx.write(models.load(model, device="cpu"), out)
+    size = export.write(models.load(model, device="cpu"), out)
     print(f"{out}: {size / 1e6:.1f} MB")
 
 
@@ -252,15 +255,17 @@ def book(
 
     Example: cramming book --page ledger --scale laptop
     """
-    from cramming import book as pages
+    from cramming import paths
+    from cramming.book import build as pages
+    from cramming.book import execute as runs
 
-    root = Path(__file__).resolve().parent.parent
+    root = paths.root()
     given = dict(map(_parameter, parameter or [])) | ({"scale": scale} if scale else {})
     if given and not execute:
         raise CrammingError(f"parameter {min(given)} needs an execution: leave out --no-execute")
     if execute:
         only = None if page is None else f"notebooks/{Path(page).stem}.ipynb"
-        pages.execute(root, only=only, parameters=given)
+        runs.execute(root, only=only, parameters=given)
     if build:
         print(pages.build(root))
     if zip:

@@ -211,3 +211,20 @@ def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], memory: Me
         raise CrammingError("mem holds numbers that are not finite: the vector is damaged, cram the passage again")
     if len(token_ids) == 0:
         raise CrammingError("the passage is empty: give at least one token")
+
+
+_OPENING = 8  # tokens that changed vectors are tried on first: most that fail do so early, and cost little that way
+
+
+def exact_prefix(lm: FrozenLM, mems: torch.Tensor, token_ids: Sequence[int]) -> list[int]:
+    """Tokens before the first that is not the argmax given the true ones before it, for each of the mems (n, k, d)."""
+    exact = torch.zeros(len(mems), dtype=torch.long)
+    left = torch.arange(len(mems))
+    for stop in (min(_OPENING, len(token_ids)), len(token_ids)):
+        tokens = torch.tensor(token_ids[:stop], device=lm.device).expand(len(left), -1)
+        _, gaps = teacher_forced(lm, mems[left], tokens)
+        exact[left] = (gaps > 0).int().cumprod(1).sum(1).cpu()
+        left = left[exact[left] == stop]
+        if not len(left):
+            break
+    return exact.tolist()

@@ -20,15 +20,15 @@ from tqdm import tqdm
 from cramming.errors import CrammingError
 from cramming.memories import MEMORIES, Feed
 from cramming.models import FrozenLM, linear
-from cramming.precision import quantise
 from cramming.recipes import MemoryName, Recipe
+from cramming.rounding import quantise
+from cramming.sphere import along_sphere, onto_sphere
 from cramming.texts import Passage
 
 PACKED_POSITIONS = 128  # about how long a sequence of short rows gets: attention costs grow with its square
 CHECKPOINT_SECONDS = 120.0
 BAR_SECONDS = 0.5
 HEAD_ROWS = 256  # hidden states that go through the output head together; bounds the logits held at once
-
 
 # What a run under way is made of, as tensors, enough to go on as if nothing had happened.
 State = Mapping[str, torch.Tensor]
@@ -548,17 +548,6 @@ def first_mem(lm: FrozenLM, passage: Passage, recipe: Recipe, k: int, seed: int,
     return torch.randn(shape, generator=_generator(passage, seed, start)) * std
 
 
-def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
-    """Each of the vectors (n, d) at length sqrt(d), that is, with a root mean square of 1."""
-    return vectors * (math.sqrt(vectors.shape[1]) / vectors.norm(dim=1, keepdim=True))
-
-
-def along_sphere(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """The part of each of the vectors (n, d) at right angles to its direction (n, d)."""
-    unit = directions / directions.norm(dim=1, keepdim=True)
-    return vectors - (vectors * unit).sum(1, keepdim=True) * unit
-
-
 def progress_bar(total: int, unit: str, title: str, *, wanted: bool) -> tqdm:
     """A bar on stderr. If it is wanted, TQDM_DISABLE in the environment still has the last word."""
     options: dict[str, Any] = {} if wanted else {"disable": True}
@@ -596,7 +585,9 @@ def _check(
     if start is not None and len(start) != len(passages):
         raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
     if path and recipe.restart_steps:
-        raise CrammingError(f"recipe {recipe.name!r} may begin anew, and has no one path then: leave out restart_steps")
+        raise CrammingError(
+            f"recipe {recipe.name!r} may begin anew, and has no one path then: leave out restart_steps"
+        )
     memory = MEMORIES[recipe.memory]
     shape = memory.shape(lm, n_vectors)
     for tensor in start or []:

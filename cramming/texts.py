@@ -14,13 +14,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from cramming.errors import CrammingError
-
-TEXTS = Path(__file__).resolve().parent.parent / "data" / "texts"
+from cramming.paths import TEXTS
 
 SHIPPED = ("novels", "fresh")
 HUB = {"pg19": "yurakuratov/pg19_valid_1k_chunks", "fanfics": "yurakuratov/fanfics_1k_chunks"}
 SOURCES = (*SHIPPED, "random", *HUB)
-
 RANDOM_WORDS = 100_000
 
 
@@ -299,3 +297,12 @@ def _hub(source: str, seed: int, path: str | Path | None) -> list[tuple[str, str
         raise CrammingError(f"dataset {place} has columns {', '.join(rows.column_names)}: expected one named text")
     texts = [(f"{row:04d}", text) for row, text in enumerate(rows["text"])]
     return texts if seed == 0 else sorted(texts, key=lambda text: _sha256(f"{seed}:{text[0]}"))
+
+
+def other_of(passages: Sequence[Passage]) -> dict[int, int]:
+    """For each passage another one: the next of its source, around the end, or else simply the next."""
+    n = len(passages)
+    return {
+        i: min(((i + step) % n for step in range(1, n)), key=lambda j: passages[j].source != passages[i].source)
+        for i in range(n if n > 1 else 0)
+    }

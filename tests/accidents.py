@@ -28,10 +28,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cramming import CrammingError, engine
+from cramming import engine
+from cramming.errors import CrammingError
 from cramming.models import FrozenLM, load
-from cramming.store import DAMAGED, Store
-from cramming.sweep import Plan, sweep
+from cramming.results.plans import Plan
+from cramming.results.store import DAMAGED, Store
+from cramming.results.sweep import sweep
 
 COSTS = ["seconds", "cpu_seconds"]
 

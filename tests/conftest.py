@@ -13,8 +13,9 @@ from hypothesis import settings
 from cramming.engine import Cram, cram
 from cramming.models import TINY_NAMES, FrozenLM, load
 from cramming.recipes import recipe
-from cramming.store import Store
-from cramming.sweep import LOG, load_plan, sweep
+from cramming.results.plans import load_plan
+from cramming.results.store import Store
+from cramming.results.sweep import LOG, sweep
 from cramming.texts import Passage, from_text
 
 # A slow or busy machine is no failure.

@@ -27,11 +27,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from cramming import CrammingError, predict
+from cramming.errors import CrammingError
 from cramming.models import _gguf_kind, check_folder, load
 from cramming.recipes import Recipe, recipe
-from cramming.store import SCHEMA, Store
-from cramming.sweep import PLANS, load_plan
+from cramming.results.plans import PLANS, load_plan
+from cramming.results.store import SCHEMA, Store
+from cramming.studies import predict
 
 SECONDS, MEMORY = 5.0, 2**30
 NUMBERS = (0, 1, 7, 8, 127, 255, 2**15, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1)

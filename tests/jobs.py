@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from cramming import CrammingError
+from cramming.errors import CrammingError
 
 
 def double(job: int) -> tuple[int, int]:
@@ -41,8 +41,9 @@ def seen_device(job: int) -> str | None:
 
 
 def run_and_die_once(job: Any) -> Any:
-    """As `cramming.sweep.run_job`, but the first worker of all is killed at its third step."""
-    from cramming import engine, sweep
+    """As `cramming.results.sweep.run_job`, but the first worker of all is killed at its third step."""
+    from cramming import engine
+    from cramming.results import sweep
 
     if _first_time(Path(job.folder) / ".died"):
         step, steps = engine._step, []
@@ -64,8 +65,9 @@ def outcome(job: tuple[int, str]) -> tuple[str, list[tuple[str, int, bool]]]:
     import torch
 
     from cramming.models import load
-    from cramming.store import Store
-    from cramming.sweep import Experiment, Plan, sweep
+    from cramming.results.plans import Experiment, Plan
+    from cramming.results.store import Store
+    from cramming.results.sweep import sweep
 
     threads, folder = job
     torch.set_num_threads(threads)

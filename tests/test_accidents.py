@@ -7,9 +7,9 @@ import os
 import pytest
 import torch
 
-from cramming import CrammingError
-from cramming.store import Store
-from cramming.sweep import sweep
+from cramming.errors import CrammingError
+from cramming.results.store import Store
+from cramming.results.sweep import sweep
 from tests.accidents import SMALL, content, kills, small_disk, small_files, together
 from tests.conftest import model
 from tests.fuzz import fuzz
@@ -57,7 +57,7 @@ def test_times_do_not_matter(tmp_path, monkeypatch):
 
 
 def test_checkpoint_that_does_not_fit_its_run_is_set_aside(tmp_path, capsys):
-    from cramming.sweep import key_of, offered
+    from cramming.results.plans import key_of, offered
 
     store, lm, experiment = Store(tmp_path), model("tiny-llama"), SMALL.experiments[0]
     key = key_of(lm, experiment, offered(experiment, lm)[0])
@@ -68,14 +68,14 @@ def test_checkpoint_that_does_not_fit_its_run_is_set_aside(tmp_path, capsys):
 
 
 def test_locks_that_a_file_system_lacks_are_done_without(tmp_path, monkeypatch, capsys):
-    import cramming.store
+    import cramming.results.store
 
     def none(*_):
         raise OSError(95, "Operation not supported")
 
-    cramming.store._no_locks.cache_clear()
-    monkeypatch.setattr(cramming.store.fcntl, "fcntl", none)
-    monkeypatch.setattr(cramming.store.fcntl, "lockf", none)
+    cramming.results.store._no_locks.cache_clear()
+    monkeypatch.setattr(cramming.results.store.fcntl, "fcntl", none)
+    monkeypatch.setattr(cramming.results.store.fcntl, "lockf", none)
     store = Store(tmp_path)
     assert sweep(SMALL, model("tiny-llama"), store, progress=False) == 12
     [line] = [line for line in capsys.readouterr().err.splitlines() if "locks" in line]

@@ -7,9 +7,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, attention, plots, tables
 from cramming.decode import teacher_forced
+from cramming.errors import CrammingError
 from cramming.models import TINY_NAMES
+from cramming.attention import first_token_shares, mem_shares
+from cramming.studies import attention as attention_page
 from cramming.texts import passages
 from tests.conftest import model
 
@@ -27,7 +29,7 @@ def setup(request):
 def test_shares_are_those_of_the_model_itself(setup):
     lm, mem, passage = setup
     usual = lm.model.config._attn_implementation
-    frame = attention.mem_shares(lm, [mem], [passage])
+    frame = mem_shares(lm, [mem], [passage])
     assert lm.model.config._attn_implementation == usual
     assert len(frame) == 2 * 4 * 7
     assert frame["share"].between(0, 1 + 1e-6).all()
@@ -42,7 +44,7 @@ def test_shares_are_those_of_the_model_itself(setup):
 
 def test_first_token_is_looked_at_by_those_behind_it(setup):
     lm, _, passage = setup
-    frame = attention.first_token_shares(lm, [passage])
+    frame = first_token_shares(lm, [passage])
     assert sorted(frame["position"].unique()) == list(range(1, 7))
     # The second token sees two tokens, itself one of them.
     assert frame.loc[frame["position"] == 1, "share"].between(0, 1).all()
@@ -50,11 +52,11 @@ def test_first_token_is_looked_at_by_those_behind_it(setup):
 
 def test_hidden_from_every_layer_mem_no_longer_matters(setup):
     lm, mem, passage = setup
-    frame = attention.knock_out(lm, [mem], [passage]).set_index(["hidden", "layer"])
+    frame = attention_page.knock_out(lm, [mem], [passage]).set_index(["hidden", "layer"])
     nats, gaps = teacher_forced(lm, mem[None], torch.tensor([passage.token_ids]))
     assert frame.loc[("none", -1), "nats"] == pytest.approx(nats[0, 1:].mean().item(), rel=1e-4)
     assert frame.loc[("none", -1), "right"] == pytest.approx((gaps[0, 1:] > 0).float().mean().item())
-    other = attention.knock_out(lm, [-3 * mem], [passage]).set_index(["hidden", "layer"])
+    other = attention_page.knock_out(lm, [-3 * mem], [passage]).set_index(["hidden", "layer"])
     for everything in (("up to", 1), ("from", 0)):
         assert frame.loc[everything, "nats"] == pytest.approx(other.loc[everything, "nats"], rel=1e-4)
     # One layer of two still sees it, and the two ways of saying so agree.
@@ -70,27 +72,29 @@ def test_what_has_no_attention_says_so():
     [passage] = passages("fresh", lm.tokenizer, n=1, length=4)
     mem = torch.zeros(1, lm.width)
     for call in (
-        lambda: attention.mem_shares(lm, [mem], [passage]),
-        lambda: attention.first_token_shares(lm, [passage]),
-        lambda: attention.knock_out(lm, [mem], [passage]),
+        lambda: mem_shares(lm, [mem], [passage]),
+        lambda: first_token_shares(lm, [passage]),
+        lambda: attention_page.knock_out(lm, [mem], [passage]),
     ):
         with pytest.raises(CrammingError, match="tiny-mamba has no attention"):
             call()
     with pytest.raises(CrammingError, match="1 token"):
-        attention.knock_out(model("tiny-llama"), [mem], [passage.prefix(1)])
+        attention_page.knock_out(model("tiny-llama"), [mem], [passage.prefix(1)])
 
 
 def test_tables_and_figures(setup):
     lm, mem, passage = setup
     [other] = passages("novels", lm.tokenizer, n=1, length=7)
-    shares = attention.mem_shares(lm, [mem, mem], [passage, other])
-    plain = attention.first_token_shares(lm, [passage, other])
-    table = tables.attention_table({"horizon": shares}, plain, "HuggingFaceTB/SmolLM2-135M")["share of attention, %"]
+    shares = mem_shares(lm, [mem, mem], [passage, other])
+    plain = first_token_shares(lm, [passage, other])
+    table = attention_page.attention_table({"horizon": shares}, plain, "HuggingFaceTB/SmolLM2-135M")[
+        "share of attention, %"
+    ]
     each = shares.groupby("passage")["share"].mean() * 100
     assert table["mem, ours"] == f"{each.mean():.1f} ± {each.std():.1f}"
     assert table["mem, progressive, HuggingFaceTB/SmolLM2-135M"] == "60.8 ± 17.6"
-    cut = attention.knock_out(lm, [mem], [passage])
+    cut = attention_page.knock_out(lm, [mem], [passage])
     assert np.isfinite(cut[["right", "nats"]]).all(axis=None)
-    assert isinstance(plots.attention_maps(shares, plain), Figure)
-    assert isinstance(plots.attention_by_position(shares), Figure)
-    assert isinstance(plots.knock_out(cut), Figure)
+    assert isinstance(attention_page.maps_figure(shares, plain), Figure)
+    assert isinstance(attention_page.by_position_figure(shares), Figure)
+    assert isinstance(attention_page.knock_out_figure(cut), Figure)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cramming import tables
-from cramming.store import BENCHMARKS
+from cramming.paths import BENCHMARKS
+from cramming.results import estimate
+from cramming.studies import scale
 
 HERE = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -24,7 +25,7 @@ def run(script: str, *arguments: object) -> str:
 
 def test_systems_are_compared_in_one_command(smoke_store):
     out = run("systems.py", "--scale", "smoke", "--store", smoke_store)
-    for name in tables.SYSTEMS.values():
+    for name in estimate.SYSTEMS.values():
         assert name in out
     assert "at least 128" in out
 
@@ -35,9 +36,9 @@ def test_steps_are_timed_with_the_machine_beside_them(tmp_path):
     mine, shipped = pd.read_parquet(out), pd.read_parquet(BENCHMARKS / "step_cost.parquet")
     assert set(mine) == set(shipped)
     assert (mine.dropna(subset="seconds")["matmul_gflops"] > 0).all()
-    steps = tables.step_cost(mine)
+    steps = estimate.step_cost(mine)
     shapes = ["what", "passages", "tokens", "n_vectors"]
-    assert steps[shapes].to_dict("list") == tables.step_cost(shipped)[shapes].to_dict("list")
+    assert steps[shapes].to_dict("list") == estimate.step_cost(shipped)[shapes].to_dict("list")
     assert steps["share"].between(0, 1).all()
 
 
@@ -48,7 +49,7 @@ def test_executors_are_held_against_serial(tmp_path):
     mine, shipped = pd.read_parquet(out), pd.read_parquet(BENCHMARKS / "executors.parquet")
     assert set(mine) == set(shipped)
     assert mine["token_passes"].tolist() == [2 * 2 * 4] * 2
-    summary = tables.executors(mine)
+    summary = scale.executors(mine)
     assert list(summary.index) == ["serial", "processes"]
     assert summary.loc["serial", "ratio"] == 1
     assert summary.loc["processes", "ratio"] == pytest.approx(mine["seconds"][0] / mine["seconds"][1])
@@ -60,7 +61,7 @@ def test_executors_are_compared_round_by_round():
         for turn, slower in enumerate((1, 3, 10))
         for name, seconds in (("serial", 10 * slower), ("processes", 5 * slower))
     ]
-    summary = tables.executors(pd.DataFrame(rows))
+    summary = scale.executors(pd.DataFrame(rows))
     assert summary["ratio"].tolist() == [1, 2]
     assert summary["rate"].tolist() == pytest.approx([100 / 30, 100 / 15])
-    assert tables.executors_table(summary).loc["processes"].tolist() == ["7", "2.00 (2.00 to 2.00)"]
+    assert scale.executors_table(summary).loc["processes"].tolist() == ["7", "2.00 (2.00 to 2.00)"]

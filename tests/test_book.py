@@ -11,7 +11,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cramming import book
+from cramming.book import build, execute, stage
 from cramming.errors import CrammingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def test_outputs_are_stored_clean_and_a_second_call_has_nothing_to_do(root, monk
     (other / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(root / "other"))
 
-    assert book.execute(root, progress=False) == [NAME]
+    assert execute.execute(root, progress=False) == [NAME]
     assert printed(root) == ["3\n21\n"]
     assert tags(root) == ["parameters"]
     notebook = nbformat.read(root / NAME, 4)
@@ -71,21 +71,21 @@ def test_outputs_are_stored_clean_and_a_second_call_has_nothing_to_do(root, monk
     assert [path.name for path in (root / "notebooks").iterdir()] == ["page.ipynb"]
 
     before = stored(root)
-    assert book.execute(root, progress=False) == []
-    assert book.execute(root, only=NAME, progress=False) == [NAME]
+    assert execute.execute(root, progress=False) == []
+    assert execute.execute(root, only=NAME, progress=False) == [NAME]
     assert stored(root) == before
     (root / "data").mkdir()
     (root / "data" / "new.csv").write_text("a\n1\n")
-    assert book.execute(root, progress=False) == [NAME]
+    assert execute.execute(root, progress=False) == [NAME]
 
 
 def test_parameters_that_differ_from_the_defaults_are_shown_and_do_not_pile_up(root):
     listed(root, {"path": NAME, "parameters": {"n": 5}})
     for _ in range(2):
-        book.execute(root, only=NAME, progress=False)
+        execute.execute(root, only=NAME, progress=False)
         assert printed(root) == ["5\n35\n"]
         assert tags(root) == ["parameters", "injected-parameters"]
-    book.execute(root, parameters={"n": 3}, progress=False)
+    execute.execute(root, parameters={"n": 3}, progress=False)
     assert printed(root) == ["3\n21\n"]
     assert tags(root) == ["parameters"]
 
@@ -101,7 +101,7 @@ def test_a_failed_run_leaves_the_stored_notebook(root, source, message):
     write(root, source)
     before = stored(root)
     with pytest.raises(CrammingError, match=message) as error:
-        book.execute(root, parameters={"n": 4}, progress=False)
+        execute.execute(root, parameters={"n": 4}, progress=False)
     assert "\n" not in str(error.value)
     assert stored(root) == before
     assert [path.name for path in (root / "notebooks").iterdir()] == ["page.ipynb"]
@@ -112,9 +112,9 @@ def test_an_interrupted_run_leaves_the_stored_notebook_and_is_run_again(root, mo
     with monkeypatch.context() as patch:
         patch.setattr(papermill, "execute_notebook", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            book.execute(root, progress=False)
+            execute.execute(root, progress=False)
     assert stored(root) == before
-    assert not (root / book.RUNS).exists()
+    assert not (root / execute.RUNS).exists()
 
 
 @pytest.mark.parametrize(
@@ -132,19 +132,19 @@ def test_a_wrong_list_or_argument_is_one_line(root, entries, arguments, message)
     listed(root, *entries)
     before = stored(root)
     with pytest.raises(CrammingError, match=message) as error:
-        book.execute(root, **arguments, progress=False)
+        execute.execute(root, **arguments, progress=False)
     assert "\n" not in str(error.value)
     assert stored(root) == before
 
 
 def test_defaults_are_read_without_running_them():
     source = "a, b = 1, 2\nscale: str = 'laptop'\nlengths = [8, 16]\nhere = open('/nonexistent')\nunset: int"
-    found = book.defaults(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]))
+    found = execute.defaults(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]))
     assert found["scale"] == "laptop"
     assert found["lengths"] == [8, 16]
     assert found["here"] != "/nonexistent"
     assert "unset" not in found
-    assert book.defaults(new_notebook(cells=[new_code_cell("a = 1")])) == {}
+    assert execute.defaults(new_notebook(cells=[new_code_cell("a = 1")])) == {}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_paths_of_this_machine_are_found(tmp_path, monkeypatch, text, found):
         new_output("display_data", data={"image/png": "AAAA"}, metadata={"note": said}),
     ):
         notebook = new_notebook(cells=[new_code_cell("1", outputs=[output])])
-        assert bool(book.machine_paths(notebook, tmp_path)) is found
+        assert bool(execute.machine_paths(notebook, tmp_path)) is found
 
 
 def test_the_stage_mirrors_the_repository(root, monkeypatch):
@@ -177,12 +177,12 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
         (root / name).write_text("{title: x, sphinx: {config: {html_theme_options: {a: 1}}}}\n")
     (root / "_stage").mkdir()
     (root / "_stage" / "left_from_before").touch()
-    staged = book.stage(root)
+    staged = stage.stage(root)
     found = {str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()}
     assert found == {*files[:4], "README.md", NAME, "book/notebooks.yaml"}
     assert all((staged / name).read_bytes() == (root / name).read_bytes() for name in found)
     monkeypatch.setenv("CRAMMING_REPOSITORY_URL", "https://example.org/cramming")
-    config = yaml.safe_load((book.stage(root) / "_config.yml").read_text())
+    config = yaml.safe_load((stage.stage(root) / "_config.yml").read_text())
     theme = config["sphinx"]["config"]["html_theme_options"]
     assert (config["title"], theme["a"]) == ("x", 1)
     assert theme["repository_url"] == "https://example.org/cramming"
@@ -197,11 +197,11 @@ def test_a_warning_fails_the_build_and_keeps_the_pages_of_before(root, capfd):
     (root / "_site").mkdir()
     (root / "_site" / "index.html").write_text("before")
     with pytest.raises(CrammingError, match=r"the book did not build: 1 warnings, all in the log above"):
-        book.build(root)
+        build.build(root)
     assert "nowhere.md" in capfd.readouterr().err
     assert (root / "_site" / "index.html").read_text() == "before"
     (root / "book" / "index.md").write_text("# Title\n\nText.\n")
-    page = book.build(root)
+    page = build.build(root)
     assert page == root / "_site" / "index.html"
     assert "before" not in page.read_text()
 
@@ -210,16 +210,16 @@ def test_every_page_of_notebooks_is_listed_and_in_the_contents():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     names = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    assert sorted(book.notebooks(ROOT)) == names
-    assert [f"{page}.ipynb" for page in pages if page.startswith("notebooks/")] == list(book.notebooks(ROOT))
+    assert sorted(execute.notebooks(ROOT)) == names
+    assert [f"{page}.ipynb" for page in pages if page.startswith("notebooks/")] == list(execute.notebooks(ROOT))
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))])
 def test_stored_notebooks_are_clean_complete_and_their_figures_described(name):
     text = (ROOT / "notebooks" / name).read_text()
     notebook = nbformat.reads(text, as_version=4)
-    assert nbformat.writes(book.clean(notebook)) + "\n" == text, "run it by `cramming book`, which stores it clean"
-    assert book.machine_paths(notebook, ROOT) == []
+    assert nbformat.writes(execute.clean(notebook)) + "\n" == text, "run it by `cramming book`, which stores it clean"
+    assert execute.machine_paths(notebook, ROOT) == []
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code":
             continue

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from cramming import engine, predict, recipes
+from cramming import engine, recipes
 from cramming.cli import main
 from cramming.recipes import Growth, recipe
-from cramming.store import Store
+from cramming.results.store import Store
+from cramming.studies import predict
 from tests.conftest import contents
 from tests.test_predict import runs as known_runs
 

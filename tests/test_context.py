@@ -10,8 +10,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, context, plots, tables
+from cramming import texts
 from cramming.decode import teacher_forced
+from cramming.errors import CrammingError
+from cramming.studies import context
 from cramming.texts import from_text, passages, preceding
 
 
@@ -97,9 +99,9 @@ def test_gains_by_hand():
 
 def test_the_other_passage_is_of_the_same_source_where_there_is_one(tiny_llama):
     some, _ = chosen(tiny_llama, 4, 4, 4, 4)
-    assert context.other_of(some) == {0: 1, 1: 0, 2: 3, 3: 2}
-    assert context.other_of(some[:3]) == {0: 1, 1: 0, 2: 0}
-    assert context.other_of(some[:1]) == {}
+    assert texts.other_of(some) == {0: 1, 1: 0, 2: 3, 3: 2}
+    assert texts.other_of(some[:3]) == {0: 1, 1: 0, 2: 0}
+    assert texts.other_of(some[:1]) == {}
     frame = context.told(tiny_llama, mems(tiny_llama, 1), some[:1], some[:1], (4,))
     assert not frame["what"].str.startswith("other").any()
 
@@ -135,21 +137,21 @@ def test_context_is_worth_mem_where_it_first_tells_as_much():
             by_hand(passage="novels/b", mem=2.0, c16=2.0, c32=6.0),
         ]
     )
-    worth = tables.context_worth(frame).set_index("passage")
+    worth = context.context_worth(frame).set_index("passage")
     assert np.isnan(worth.loc["novels/a", "worth"])
     assert worth.loc["novels/b", "worth"] == 16
     assert worth.loc["novels/a", ["mem_bits", "context_bits", "context_tokens"]].tolist() == [6, 4, 32]
-    summary = tables.context_summary(frame)
+    summary = context.context_summary(frame)
     assert summary.loc[("context", 32), ["n", "gain_mean", "mean", "removed"]].tolist() == pytest.approx(
         [2, 5, 1.25, 10 / 16]
     )
     assert summary.loc[("mem", 0), "sem"] == pytest.approx(0.5)  # 1.5 and 0.5 bits a token
-    table = tables.context_table(frame)
+    table = context.context_table(frame)
     assert table.loc[("text before it", "16"), "gain, bits"] == "2 ± 0"
     assert table.loc[("mem", ""), "gain, bits a token"] == "1.00 ± 0.71"
     assert table.loc[("mem", ""), "of all bits"] == "50%"
     with pytest.raises(CrammingError, match="novels/a was given no context"):
-        tables.context_worth(frame[frame["what"] != "context"])
+        context.context_worth(frame[frame["what"] != "context"])
 
 
 def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
@@ -167,7 +169,7 @@ def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
         for at, value in enumerate(values, 1)
     ]
     tokens = pd.DataFrame(rows, columns=["passage", "what", "context_tokens", "position", "nats"])
-    table = tables.context_by_surprise(tokens)
+    table = context.context_by_surprise(tokens)
     assert table.index.tolist() == ["under 1", "3 to 6"]
     assert table["tokens"].tolist() == [1, 2]
     assert table["gain from mem"].tolist() == ["0.00", "4.00"]
@@ -178,13 +180,13 @@ def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
 def test_tables_and_figures_of_a_model(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
     frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 6, 8)))
-    table = tables.context_table(frame)
+    table = context.context_table(frame)
     # Context at all three lengths, the three others that have some at two of them, and four without.
     assert len(table) == 3 + 3 * 2 + 4
-    figure = plots.context_gains(frame)
+    figure = context.gains_figure(frame)
     assert isinstance(figure, Figure)
     [labels] = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
-    assert labels == [tables.CONTEXTS[what] for what in
+    assert labels == [context.CONTEXTS[what] for what in
                       ("copy", "context, mem", "mem", "mem, context", "context", "other context")]  # fmt: skip
     alone = context.gains(context.told(tiny_llama, mems(tiny_llama, 1), some[:1], before[:1], (4,)))
-    assert isinstance(plots.context_gains(alone), Figure)
+    assert isinstance(context.gains_figure(alone), Figure)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from cramming import CrammingError, decode
+from cramming import decode
 from cramming.decode import certify, greedy, teacher_forced, without_mem
+from cramming.errors import CrammingError
 from cramming.models import load
 from tests.conftest import model
 

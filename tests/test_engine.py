@@ -14,9 +14,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cramming import CrammingError, engine
+from cramming import engine
 from cramming.decode import certify, greedy, teacher_forced
 from cramming.engine import cram, packs, score
+from cramming.errors import CrammingError
 from cramming.models import SMOLLM2, TINY_NAMES, load, weights_digest
 from cramming.recipes import Growth, Recipe, recipe
 from cramming.texts import from_text, passages

@@ -14,11 +14,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cramming import CrammingError, engine, executors
-from cramming.executors import Dask, Processes, here, job_script, named, queued
+from cramming import engine
+from cramming.errors import CrammingError
 from cramming.models import load
-from cramming.store import Store
-from cramming.sweep import LOG, Experiment, Plan, prioritised, run_job, sweep
+from cramming.results import executors
+from cramming.results.executors import Dask, Processes, here, job_script, named, queued
+from cramming.results.plans import Experiment, Plan
+from cramming.results.store import Store
+from cramming.results.sweep import LOG, prioritised, run_job, sweep
 from cramming.texts import passages
 from tests import jobs
 from tests.conftest import model
@@ -257,7 +260,7 @@ def test_ctrl_c_ends_the_workers_of_a_sweep(tmp_path):
 
 
 def test_other_weights_in_a_worker_are_refused_and_logged(tmp_path, monkeypatch):
-    monkeypatch.setattr("cramming.sweep._loaded", lambda *_: model("tiny-opt"))
+    monkeypatch.setattr("cramming.results.sweep._loaded", lambda *_: model("tiny-opt"))
     store = Store(tmp_path / "results")
     with pytest.raises(CrammingError, match=f"tiny-llama is {model('tiny-opt').digest} in a worker and"):
         sweep(PLAN, model("tiny-llama"), store, executor=InThisProcess(), progress=False)

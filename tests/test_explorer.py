@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cramming import explorer
+from cramming.book import explorer
 from cramming.decode import certify, teacher_forced, without_mem
 from cramming.recipes import recipe
+from cramming.results import traces
 from cramming.texts import from_text
 from tests.test_growth import run as grown
 from tests.test_tables import PAPER, frame, row
@@ -41,23 +42,23 @@ def stored(lm, text: str, **changes) -> dict:
 def test_steps_are_those_after_which_all_so_far_was_right():
     """Tokens took 2, 1 and 3 steps; the fourth never came."""
     some = frame(grown())
-    assert explorer.steps_to(next(some.itertuples()), some).tolist() == [2, 3, 6]
+    assert traces.steps_to(next(some.itertuples()), some).tolist() == [2, 3, 6]
 
 
 def test_a_token_won_in_the_last_step_has_that_step():
     some = frame(grown(length=4))
-    assert explorer.steps_to(next(some.itertuples()), some).tolist() == [2, 3, 6, 8]
+    assert traces.steps_to(next(some.itertuples()), some).tolist() == [2, 3, 6, 8]
 
 
 def test_tokens_that_a_run_began_with_are_known_together():
     """Eight at once and a block of two ahead: the first six show as right only when the prefix grows past eight."""
     how = recipe("horizon", growth={"start": 8, "block": 2}, max_token_passes=60).model_dump_json()
     some = frame(grown(recipe_json=how, length=8, trace_length=[8, 8, 8, 9, 9, 9, 10, 10]))
-    assert explorer.steps_to(next(some.itertuples()), some).tolist() == [3] * 7 + [6]
+    assert traces.steps_to(next(some.itertuples()), some).tolist() == [3] * 7 + [6]
 
 
 def test_a_cram_of_a_fixed_length_says_nothing_of_single_tokens(crammed):
-    assert explorer.steps_to(next(crammed.itertuples()), crammed).tolist() == []
+    assert traces.steps_to(next(crammed.itertuples()), crammed).tolist() == []
 
 
 def test_pieces_make_up_the_text_where_a_character_takes_several_tokens(tiny_llama):

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cramming import cli, export
+from cramming import cli
+from cramming.book import export
 from cramming.decode import greedy, teacher_forced
 from cramming.errors import CrammingError
-from cramming.store import Store
+from cramming.results.store import Store
 
 
 def session(lm) -> onnxruntime.InferenceSession:

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from cramming import CrammingError
-from cramming.geometry import agreement_by_start, gradient_agreement, random_directions, turning
+from cramming.errors import CrammingError
+from cramming.sphere import random_directions
+from cramming.studies.sphere import agreement_by_start, gradient_agreement, turning
 from cramming.texts import from_text
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, growth, plots, tables
-from cramming.engine import onto_sphere
-from cramming.landscape import principal
+from cramming.errors import CrammingError
 from cramming.recipes import Growth, recipe
-from cramming.store import Store
-from cramming.sweep import results
+from cramming.results.sweep import results
+from cramming.results.store import Store
+from cramming.sphere import onto_sphere, principal
+from cramming.studies import growth
 from tests.test_tables import frame, row
 
 SINGLE = recipe("horizon", growth=Growth(start=1, block=1), max_token_passes=60)
@@ -117,9 +117,9 @@ def test_where_it_stops(tiny_llama):
     assert (stop.gap > 0) == (stop.rank_with == 1)
     assert (stop.length, stop.steps, stop.hardest, stop.free) == (3, 2, 3, 0.5)
     assert stop.share == pytest.approx(2 / 8)
-    assert tables.stops(growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}))["exact tokens"].tolist() == [
-        3
-    ]
+    assert growth.stops_table(growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}))[
+        "exact tokens"
+    ].tolist() == [3]
 
 
 def test_a_text_that_was_got_to_its_end_has_no_stop(tiny_llama):
@@ -167,10 +167,10 @@ def test_page_from_the_smoke_plan(smoke_store, tiny_llama):
         # The vector kept at the end is the last one on the way.
         assert torch.equal(paths[run.key][-1], store.vectors()[run.key])
     assert tokens.groupby(["recipe", "passage"])["steps"].sum().sort_values().tolist() == sorted(some["steps"])
-    table = tables.growth_correlations({"surprisal": growth.correlations(tokens)})
+    table = growth.correlations_table({"surprisal": growth.correlations(tokens)})
     assert set(table.index.get_level_values(0)) == {"horizon", "progressive"}
-    assert isinstance(plots.token_costs(tokens[tokens["recipe"] == "horizon"]), Figure)
+    assert isinstance(growth.costs_figure(tokens[tokens["recipe"] == "horizon"]), Figure)
     path = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     ways = growth.trajectories({ours["key"].iloc[0]: path[:, None]}, ours)
-    assert tables.trajectories(ways).index.tolist() == ["growth", "random walk"]
-    assert isinstance(plots.trajectories(ways, principal(path)[0], principal(path)[0]), Figure)
+    assert growth.trajectories_table(ways).index.tolist() == ["growth", "random walk"]
+    assert isinstance(growth.trajectories_figure(ways, principal(path)[0], principal(path)[0]), Figure)

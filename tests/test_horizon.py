@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cramming import CrammingError
 from cramming.decode import certify, greedy
 from cramming.engine import Cram
+from cramming.errors import CrammingError
 from cramming.horizon import certified, horizon
 from cramming.recipes import Growth, recipe
 from cramming.texts import Passage

@@ -12,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, information, metrics, plots, tables
+from cramming import metrics
+from cramming.errors import CrammingError
+from cramming.results import rows
+from cramming.studies import bound
+from cramming.studies import texts as texts_page
 from cramming.texts import passages
 from tests.test_tables import OURS, frame, row
 
@@ -46,18 +50,18 @@ def some(tiny_llama):
 
 
 def test_surprise_is_that_of_every_token_but_the_first(tiny_llama, some):
-    surprise = information.surprise(tiny_llama, some)
+    surprise = rows.surprise(tiny_llama, some)
     assert surprise.groupby("passage")["position"].apply(list).tolist() == [list(range(1, 12))] * 4
     tokens = torch.tensor([some[0].token_ids])
     loss = tiny_llama.model(input_ids=tokens, labels=tokens).loss.item()
     assert surprise.loc[surprise["passage"] == some[0].id, "nats"].mean() == pytest.approx(loss, rel=1e-4)
     assert (surprise["least_nats"] <= surprise["nats"] + 1e-6).all()
-    assert isinstance(plots.surprise(surprise), Figure)
+    assert isinstance(texts_page.surprise_figure(surprise), Figure)
 
 
 def test_texts_are_described_by_source(tiny_llama, some):
-    surprise, sizes = information.surprise(tiny_llama, some), information.sizes(some)
-    table = tables.text_table(sizes, surprise)
+    surprise, sizes = rows.surprise(tiny_llama, some), texts_page.sizes(some)
+    table = texts_page.text_table(sizes, surprise)
     assert table.index.tolist() == ["novels", "random"]
     novels = surprise[surprise["source"] == "novels"].groupby("passage")["nats"].mean() / math.log(2)
     assert table.loc["novels", "bits a token"] == f"{novels.mean():.2f} ± {novels.std():.2f}"
@@ -75,12 +79,12 @@ def surprise_of(passage: str, n: int) -> pd.DataFrame:
 def test_reduction_compares_a_horizon_with_the_least_over_the_same_tokens():
     # Four tokens: the first is left out, the others fell from 3 nats to a quarter; of six least ones three are theirs.
     runs = frame(row(OURS), row(OURS, "novels/b", length=1))
-    done = tables.reduction(runs, surprise_of("novels/a", 6))
+    done = bound.reduction(runs, surprise_of("novels/a", 6))
     assert done["passage"].tolist() == ["novels/a"]  # of a single token nothing is known
     expected = np.array([9.0, 1.0, 3 * 2.75]) / math.log(2)
     assert done.loc[0, ["bits", "least_bits", "removed_bits"]].tolist() == pytest.approx(expected.tolist())
-    table = tables.reduction_table(done).iloc[0]
+    table = bound.reduction_table(done).iloc[0]
     assert (table["removed over least"], table["least over all"], table["removed over all"]) == ("8.25", "11%", "92%")
-    assert isinstance(plots.reduction(done), Figure)
+    assert isinstance(bound.reduction_figure(done), Figure)
     with pytest.raises(CrammingError, match="surprise covers 3 tokens of novels/a: give 4 or more"):
-        tables.reduction(runs, surprise_of("novels/a", 2))
+        bound.reduction(runs, surprise_of("novels/a", 2))

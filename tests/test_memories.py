@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, plots, tables
 from cramming.decode import certify, greedy, reading_seconds, teacher_forced
 from cramming.engine import cram, score
+from cramming.errors import CrammingError
 from cramming.horizon import horizon
 from cramming.memories import MEMORIES, _line_break, _past, _start_token, _units, sized
 from cramming.recipes import recipe
-from cramming.store import Store
-from cramming.sweep import Plan, recheck, sweep
+from cramming.results.check import recheck
+from cramming.results.plans import Plan
+from cramming.results.store import Store
+from cramming.results.sweep import sweep
+from cramming.studies import memories as memories_page
 from cramming.texts import passages
 from tests.conftest import model
 from tests.test_tables import frame, row
@@ -232,24 +235,24 @@ def made_up() -> pd.DataFrame:
 
 
 def test_memories_are_compared_passage_by_passage():
-    table = tables.memories(made_up()).set_index(["floats", "memory"])
+    table = memories_page.summary(made_up()).set_index(["floats", "memory"])
     assert table.index.tolist() == [(64, "vectors"), (128, "vectors"), (128, "prefix")]
     assert table["mean"].tolist() == [3, 5, 7]
     assert table["tokens_each"].tolist() == pytest.approx([3000 / 64, 5000 / 128, 7000 / 128])
     assert table.loc[(128, "prefix"), ["more", "more_low", "more_high"]].tolist() == [2, 1, 3]
     assert np.isnan(table.loc[(128, "vectors"), "more"])
-    shown = tables.memories_table(table.reset_index())
+    shown = memories_page.summary_table(table.reset_index())
     assert shown.loc[("128", "keys and values in 1 layer"), "against as many vectors"] == "+2.0 (+1.0 to +3.0)"
     assert shown.loc[("128", "2 mem vectors"), "against as many vectors"] == ""
 
 
 def test_seconds_to_read_are_medians_over_readings():
-    summary = tables.memories(made_up())
+    summary = memories_page.summary(made_up())
     read = pd.DataFrame(
         [("prefix", 1, 5, 0.5), ("prefix", 1, 9, 1.8), ("prefix", 1, 9, 2.7), ("vectors", 2, 4, 4.0)],
         columns=["memory", "n_vectors", "tokens", "seconds"],
     )
-    shown = tables.memories_seconds(summary, read)
+    shown = memories_page.seconds(summary, read)
     assert shown.loc[("128", "keys and values in 1 layer")].tolist() == ["2", "5 to 9", "200.0", "1.40"]
     assert shown.loc[("128", "2 mem vectors")].tolist() == ["2", "4", "1,000.0", "5.00"]
     assert shown.loc[("64", "1 mem vector")].tolist() == ["2", "", "", ""]
@@ -266,12 +269,12 @@ def test_tried_recipes_are_shown_best_first():
         )
         for lr, n in ((0.1, 3), (0.2, 5))
     ]
-    shown = tables.memories_tuning(frame(*tried))
+    shown = memories_page.tuning(frame(*tried))
     assert shown.index.tolist() == [("keys and values in 2 layers", f"lr = {lr}") for lr in (0.2, 0.1)]
     assert shown["exact horizon, tokens"].tolist() == ["5.0", "3.0"]
 
 
 def test_figure_and_reading_of_a_model(tiny_llama):
     runs = made_up()
-    assert isinstance(plots.memories(tables.memories(runs), runs), Figure)
+    assert isinstance(memories_page.summary_figure(memories_page.summary(runs), runs), Figure)
     assert reading_seconds(tiny_llama, noise(tiny_llama, "prefix", 2)[0], 3, memory="prefix", repeats=1) > 0

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.paper import published
+from cramming.results.published import published
 
 NATS = st.floats(0, 30)
 SHARES = st.floats(0, 1)

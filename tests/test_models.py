@@ -22,17 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cramming import CrammingError, models
-from cramming.models import (
-    SMOLLM2,
-    TINY_NAMES,
-    build_tiny,
-    fetch,
-    linear,
-    load,
-    paper_models,
-    weights_digest,
-)
+from cramming import models
+from cramming.errors import CrammingError
+from cramming.models import SMOLLM2, TINY_NAMES, build_tiny, fetch, linear, load, paper_models, weights_digest
 
 ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
 BYTES = build_tiny("llama")[1]

@@ -8,8 +8,8 @@ import nbformat
 import papermill
 import pytest
 
-from cramming import book
-from cramming.store import Store
+from cramming.book import execute
+from cramming.results.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 # For parameters that name a plan, the one of the smallest scale.
@@ -28,11 +28,11 @@ def results(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-@pytest.mark.parametrize("name", book.notebooks(ROOT))
+@pytest.mark.parametrize("name", execute.notebooks(ROOT))
 def test_page_runs_from_nothing(name, results, tmp_path, monkeypatch):
     monkeypatch.setenv("CRAMMING_RESULTS", str(results))
     notebook = nbformat.read(ROOT / name, as_version=4)
-    known = book.defaults(notebook)
+    known = execute.defaults(notebook)
     parameters = {name: value for name, value in SMALLEST.items() if name in known}
     assert parameters
     target = tmp_path / "run.ipynb"

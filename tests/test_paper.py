@@ -3,13 +3,14 @@ import math
 import pandas as pd
 import pytest
 
-from cramming import metrics, paper
+from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.paper import MISSING, OUTSIDE, SAME, WITHIN
 from cramming.recipes import recipe
-from cramming.store import Store
+from cramming.results import published as numbers
+from cramming.results.published import MISSING, OUTSIDE, SAME, WITHIN
+from cramming.results.store import Store
 
-CAPACITY, MODELS = paper.published("capacity"), paper.published("models")
+CAPACITY, MODELS = numbers.published("capacity"), numbers.published("models")
 NOTHING = Store("no such folder").frame()
 
 
@@ -28,7 +29,7 @@ class TestPublished:
         ],
     )
     def test_tables_are_as_published(self, table, rows, column, total):
-        frame = paper.published(table)
+        frame = numbers.published(table)
         assert len(frame) == rows
         assert frame[column].sum() == pytest.approx(total)
 
@@ -41,36 +42,36 @@ class TestPublished:
         assert CAPACITY["source"].value_counts().to_dict() == {"pg19": 14, "random": 14, "fanfics": 6}
 
     def test_every_model_is_one_of_the_14(self):
-        assert set(CAPACITY["model"].map(paper.hub_id)) == set(MODELS["hub_id"])
-        assert set(paper.published("n_vectors")["model"]) <= set(MODELS["hub_id"])
+        assert set(CAPACITY["model"].map(numbers.hub_id)) == set(MODELS["hub_id"])
+        assert set(numbers.published("n_vectors")["model"]) <= set(MODELS["hub_id"])
 
     def test_one_vector_repeats_the_capacity_table(self):
-        one = paper.published("n_vectors").query("n_vectors == 1").drop(columns="n_vectors").set_index("model")
+        one = numbers.published("n_vectors").query("n_vectors == 1").drop(columns="n_vectors").set_index("model")
         same = CAPACITY[CAPACITY["source"] == "pg19"].drop(columns="source").set_index("model").loc[one.index]
         pd.testing.assert_frame_equal(one, same)
 
     def test_types(self):
-        progressive = paper.published("progressive")
+        progressive = numbers.published("progressive")
         assert progressive["information_gain_bits_mean"].dtype == "float64"
         assert progressive["n_samples"].dtype == "Int64"
         assert CAPACITY["decoding_capacity_tokens"].dtype == "int64"
 
     def test_capacities_on_texts_are_lengths_of_the_grid(self):
-        assert set(CAPACITY[CAPACITY["source"] != "random"]["decoding_capacity_tokens"]) <= set(paper.LENGTH_GRID)
+        assert set(CAPACITY[CAPACITY["source"] != "random"]["decoding_capacity_tokens"]) <= set(numbers.LENGTH_GRID)
 
     def test_unknown_table_names_the_known(self):
         with pytest.raises(CrammingError, match="'table1': choose one of capacity, models, n_vectors"):
-            paper.published("table1")
+            numbers.published("table1")
 
     def test_hub_id_knows_short_and_old_names_and_leaves_others_alone(self):
-        assert paper.hub_id("pythia-160M") == "EleutherAI/pythia-160m"
-        assert paper.hub_id("meta-llama/Meta-Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
-        assert paper.hub_id("someone/pythia-160m") == "someone/pythia-160m"
+        assert numbers.hub_id("pythia-160M") == "EleutherAI/pythia-160m"
+        assert numbers.hub_id("meta-llama/Meta-Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
+        assert numbers.hub_id("someone/pythia-160m") == "someone/pythia-160m"
 
 
 @pytest.mark.parametrize("source", ["pg19", "random"])
 def test_utilisation_is_token_gain_over_the_bound(source):
-    gains = CAPACITY[CAPACITY["source"] == source].assign(hub_id=lambda t: t["model"].map(paper.hub_id))
+    gains = CAPACITY[CAPACITY["source"] == source].assign(hub_id=lambda t: t["model"].map(numbers.hub_id))
     table = MODELS.merge(gains, on="hub_id", validate="one_to_one")
     assert len(table) == 14
     for row in table.to_dict("records"):
@@ -107,17 +108,17 @@ def crammed(accuracies, model="Pythia-160M", source="pg19", gain=70.9, nats=396.
 
 
 def verdicts(results, model="EleutherAI/pythia-160m", source="pg19", **options):
-    rows = paper.ledger(results, **{name: value for name, value in options.items() if name != "k"})
+    rows = numbers.ledger(results, **{name: value for name, value in options.items() if name != "k"})
     one = (rows["model"] == model) & (rows["source"] == source) & (rows["n_vectors"] == options.get("k", 1))
     return rows[one].set_index("quantity")
 
 
 class TestLedger:
     def test_lists_every_published_number_once(self):
-        rows = paper.ledger(NOTHING)
-        several = paper.published("n_vectors").query("n_vectors > 1")
-        numbers = several.filter(regex="capacity|_mean").notna().to_numpy().sum()
-        assert len(rows) == 3 * len(CAPACITY) + numbers
+        rows = numbers.ledger(NOTHING)
+        several = numbers.published("n_vectors").query("n_vectors > 1")
+        counted = several.filter(regex="capacity|_mean").notna().to_numpy().sum()
+        assert len(rows) == 3 * len(CAPACITY) + counted
         assert not rows.duplicated(["model", "source", "n_vectors", "quantity"]).any()
         assert set(rows["verdict"]) == {MISSING}
         assert rows["published"].notna().all()
@@ -198,7 +199,7 @@ class TestLedger:
         ids=str,
     )
     def test_runs_made_otherwise_do_not_count(self, columns):
-        assert set(paper.ledger(crammed({80: 1.0, 96: 0.9}, **columns))["verdict"]) == {MISSING}
+        assert set(numbers.ledger(crammed({80: 1.0, 96: 0.9}, **columns))["verdict"]) == {MISSING}
 
     def test_several_vectors_have_rows_of_their_own(self):
         runs = crammed({128: 1.0, 192: 1.0, 256: 0.9}, gain=150.3, nats=828.5, n_vectors=2)
@@ -217,7 +218,7 @@ class TestLedger:
 
     def test_a_frame_without_its_columns(self):
         with pytest.raises(CrammingError, match="the results have no column accuracy, correct_with"):
-            paper.ledger(pd.DataFrame({"kind": ["cram"], "model": ["m"]}))
+            numbers.ledger(pd.DataFrame({"kind": ["cram"], "model": ["m"]}))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ class TestLedger:
     [(80, (64, 96)), (1568, (1280, 2048)), (8, (0, 16)), (65, (49, 81)), (792, (536, 1048))],
 )
 def test_capacity_bounds(capacity, bounds):
-    assert paper.capacity_bounds(capacity) == bounds
+    assert numbers.capacity_bounds(capacity) == bounds
 
 
 class TestProgressiveLedger:
@@ -234,12 +235,12 @@ class TestProgressiveLedger:
         return crammed({length: 1.0}, model=model, **(row | columns))
 
     def rows(self, results, model):
-        rows = paper.progressive_ledger(results)
+        rows = numbers.progressive_ledger(results)
         return rows[(rows["model"] == model) & (rows["setting"] == "model scales")].set_index("quantity")
 
     def test_lists_every_published_number(self):
-        rows = paper.progressive_ledger(NOTHING)
-        assert len(rows) == 2 * len(paper.published("progressive"))
+        rows = numbers.progressive_ledger(NOTHING)
+        assert len(rows) == 2 * len(numbers.published("progressive"))
         assert set(rows["verdict"]) == {MISSING}
 
     def test_same_weights_and_protocol_get_a_verdict(self):
@@ -270,7 +271,7 @@ class TestProgressiveLedger:
 
     def test_low_dimensional_runs_are_never_ours(self):
         how = recipe("progressive", lr=0.5)
-        rows = paper.progressive_ledger(self.horizons("EleutherAI/pythia-1.4b", length=430, how=how))
+        rows = numbers.progressive_ledger(self.horizons("EleutherAI/pythia-1.4b", length=430, how=how))
         rows = rows[(rows["model"] == "EleutherAI/pythia-1.4b") & (rows["quantity"] == "horizon")]
         assert rows.set_index("setting")["verdict"].to_dict() == {
             "model scales": OUTSIDE,
@@ -281,9 +282,9 @@ class TestProgressiveLedger:
 
 class TestOtherLedgers:
     def test_bounds_follow_by_arithmetic_but_for_one_of_an_earlier_release(self):
-        rows = paper.bounds_ledger()
-        numbers = MODELS.drop(columns=["name", "hub_id", "params_billion", "hidden_size", "vocab_size"])
-        assert len(rows) == numbers.notna().to_numpy().sum()
+        rows = numbers.bounds_ledger()
+        expected = MODELS.drop(columns=["name", "hub_id", "params_billion", "hidden_size", "vocab_size"])
+        assert len(rows) == expected.notna().to_numpy().sum()
         wrong = rows[rows["verdict"] == OUTSIDE]
         assert wrong[["model", "source", "published"]].to_numpy().tolist() == [
             ["EleutherAI/pythia-2.8b", "random", 0.0512]
@@ -296,8 +297,8 @@ class TestOtherLedgers:
     def test_attention_of_the_related_model(self, share, verdict):
         """Published for the base model: 60.79 % on mem, 74.04 % on the first token."""
         mem = pd.DataFrame({"passage": ["a", "a", "b"], "share": [share - 0.1, share + 0.1, share]})
-        rows = paper.attention_ledger(mem, mem.head(0), "smollm2-135m").set_index(["model", "quantity"])
-        assert len(rows) == 2 * len(paper.published("attention_mass"))
+        rows = numbers.attention_ledger(mem, mem.head(0), "smollm2-135m").set_index(["model", "quantity"])
+        assert len(rows) == 2 * len(numbers.published("attention_mass"))
         mine = rows.loc["HuggingFaceTB/SmolLM2-135M"]
         assert mine.loc["attention_on_mem", ["verdict", "ours_n"]].tolist() == [verdict, 2]
         assert mine.loc["attention_on_mem", "ours"] == pytest.approx(100 * share)
@@ -306,6 +307,6 @@ class TestOtherLedgers:
 
     def test_twice_as_much_attention_is_no_agreement(self):
         mem = pd.DataFrame({"passage": ["a"], "share": [0.45]})
-        rows = paper.attention_ledger(mem, mem, "meta-llama/Llama-3.2-1B").set_index(["model", "quantity"])
+        rows = numbers.attention_ledger(mem, mem, "meta-llama/Llama-3.2-1B").set_index(["model", "quantity"])
         assert rows.loc[("meta-llama/Llama-3.2-1B", "attention_on_mem"), "verdict"] == MISSING  # 20.71 % published
         assert rows.loc[("meta-llama/Llama-3.2-1B", "attention_on_first_token"), "verdict"] == SAME

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_tables import row
 
-from cramming import CrammingError, plots, precision, tables
-from cramming.decode import greedy
+from cramming.decode import exact_prefix, greedy
 from cramming.engine import cram
-from cramming.precision import decode, encode, quantise, stored_bits
+from cramming.errors import CrammingError
 from cramming.recipes import recipe
+from cramming.rounding import decode, encode, quantise, stored_bits
+from cramming.studies import bits
 
 BLOCKS = st.sampled_from([None, 8, 32])
 
@@ -75,9 +76,9 @@ def test_bits_are_counted_by_hand():
 
 def test_what_cannot_be_rounded_is_refused():
     mem = noise(1, 64)
-    for bits in (0, 9):
-        with pytest.raises(CrammingError, match=f"bits is {bits}: expected 1 to 8"):
-            quantise(mem, bits)
+    for wrong in (0, 9):
+        with pytest.raises(CrammingError, match=f"bits is {wrong}: expected 1 to 8"):
+            quantise(mem, wrong)
     with pytest.raises(CrammingError, match="block is 7: expected a divisor of the width 64"):
         quantise(mem, 2, 7)
     with pytest.raises(CrammingError, match=r"expected .k, d., all numbers finite"):
@@ -129,7 +130,7 @@ def test_recipes_round_on_the_sphere_only_and_keep_their_keys():
 
 def test_turned_vectors_are_as_far_away_as_said():
     mem = noise(2, 64)
-    changes = precision.turned(mem, [1, 45], torch.Generator().manual_seed(1), draws=2)
+    changes = bits.turned(mem, [1, 45], torch.Generator().manual_seed(1), draws=2)
     assert [amount for _, amount, *_ in changes] == [1, 45, 1, 45]
     for _, angle, _, turned in changes:
         cosine = torch.nn.functional.cosine_similarity(mem.double(), turned.double())
@@ -139,12 +140,12 @@ def test_turned_vectors_are_as_far_away_as_said():
 
 
 def test_the_smallest_numbers_go_first():
-    [(what, share, _, thin)] = precision.thinned(torch.tensor([[3.0, -1.0, 2.0, -4.0]]), [0.5])
+    [(what, share, _, thin)] = bits.thinned(torch.tensor([[3.0, -1.0, 2.0, -4.0]]), [0.5])
     assert (what, share, thin.tolist()) == ("zeroed", 0.5, [[3, 0, 0, -4]])
 
 
 def test_every_way_of_writing_says_its_bits():
-    changes = precision.rounded(noise(2, 64), [4, 1], 32)
+    changes = bits.rounded(noise(2, 64), [4, 1], 32)
     assert {(what, amount): bits for what, amount, bits, _ in changes} == {
         ("float32", 32): 32 * 128,
         ("bfloat16", 16): 16 * 128,
@@ -154,7 +155,7 @@ def test_every_way_of_writing_says_its_bits():
         ("scale a vector", 1): 128 + 32,
         ("scale a block", 1): 128 + 64,
     }
-    assert len(precision.rounded(noise(1, 64), [4])) == 4
+    assert len(bits.rounded(noise(1, 64), [4])) == 4
 
 
 @torch.no_grad()
@@ -163,15 +164,15 @@ def test_tokens_are_exact_up_to_the_first_that_free_decoding_gets_wrong(tiny):
     ids = greedy(tiny, mem, 12, cached=False)[0].tolist()
     for wrong in (0, 3, 10, 12):  # before and after the first tokens, which are tried alone; 12: none
         text = [i if at != wrong else (i + 1) % tiny.vocab_size for at, i in enumerate(ids)]
-        assert precision.exact_prefix(tiny, torch.stack([mem, mem]), text) == [wrong] * 2
+        assert exact_prefix(tiny, torch.stack([mem, mem]), text) == [wrong] * 2
 
 
 def test_survival_of_a_crammed_passage(tiny_llama, solved_llama):
     passage, mem = solved_llama.passage, solved_llama.mem
     generator = torch.Generator().manual_seed(0)
-    frame = precision.survival(
+    frame = bits.survival(
         tiny_llama, [mem], [passage],
-        lambda mem: precision.rounded(mem, [8, 1]) + precision.turned(mem, [90], generator, draws=5),
+        lambda mem: bits.rounded(mem, [8, 1]) + bits.turned(mem, [90], generator, draws=5),
     )  # fmt: skip
     whole = frame[frame["what"] == "float32"].iloc[0]
     assert (whole["exact"], whole["length"], whole["stored_bits"]) == (len(passage), len(passage), 32 * mem.numel())
@@ -183,7 +184,7 @@ def test_survival_of_a_crammed_passage(tiny_llama, solved_llama):
     assert noisy["degrees"].to_numpy() == pytest.approx(90, abs=1e-2)
     assert noisy["exact"].mean() < len(passage)
     with pytest.raises(CrammingError, match="1 vectors and 2 passages"):
-        precision.survival(tiny_llama, [mem], [passage] * 2, lambda mem: precision.rounded(mem, [1]))
+        bits.survival(tiny_llama, [mem], [passage] * 2, lambda mem: bits.rounded(mem, [1]))
 
 
 def left(what, amount, passage, exact, length=10, stored=100.0, degrees=5.0):
@@ -203,33 +204,33 @@ def test_fewest_bits_count_from_above():
         ]
         + [left("noise", 3, "novels/a", 10, stored=math.nan), left("scale a block", 8, "novels/a", 9)]
     )
-    found = tables.fewest_bits(frame).set_index(["what", "passage"])
+    found = bits.fewest_bits(frame).set_index(["what", "passage"])
     assert found.loc[("scale a vector", "novels/a"), ["fewest", "stored_bits"]].tolist() == [4, 400]
     assert found.loc[("scale a vector", "novels/b"), "fewest"] == 8
     assert np.isnan(found.loc[("scale a block", "novels/a"), "fewest"])
-    every = tables.fewest_for_all(frame)
+    every = bits.fewest_for_all(frame)
     assert every["scale a vector"] == 8
     assert np.isnan(every["scale a block"])
-    summary = tables.survival_summary(frame)
+    summary = bits.survival_summary(frame)
     at4 = summary.loc[("scale a vector", 4)]
     assert at4[["n", "whole", "exact_mean", "share_mean"]].tolist() == [2, 1, 9.5, 0.95]
     assert at4["bits_per_token"] == pytest.approx(800 / 19)
-    table = tables.survival_table(summary)
+    table = bits.survival_table(summary)
     assert table.loc[("scale a vector", "4"), "passages whole"] == "1 of 2"
     assert table.loc[("scale a vector", "4"), "bits of vector a token left"] == "42"
     assert "noise" not in table.index.get_level_values(0)
-    assert isinstance(plots.survival(summary), Figure)
+    assert isinstance(bits.survival_figure(summary), Figure)
 
 
 def test_nothing_left_costs_no_number_of_bits_a_token():
-    summary = tables.survival_summary(pd.DataFrame([left("scale a vector", 1, "novels/a", 0)]))
+    summary = bits.survival_summary(pd.DataFrame([left("scale a vector", 1, "novels/a", 0)]))
     assert np.isinf(summary["bits_per_token"].item())
-    assert tables.survival_table(summary)["bits of vector a token left"].item() == ""
+    assert bits.survival_table(summary)["bits of vector a token left"].item() == ""
 
 
 def test_rounding_in_the_loop_stands_beside_rounding_afterwards():
     how = recipe("best", bits=2)
-    runs = tables.by_rounding(
+    runs = bits.by_rounding(
         pd.DataFrame([row(how), row(recipe("best"), "novels/b"), row(how, "fresh/c", correct_greedy=3)])
     )
     assert runs["bits"].tolist() == pytest.approx([2, math.nan, 2], nan_ok=True)
@@ -237,17 +238,17 @@ def test_rounding_in_the_loop_stands_beside_rounding_afterwards():
     after = pd.DataFrame(
         [left(what, bits, "novels/a", 1) for what, bits in (("float32", 32), ("bfloat16", 16), ("scale a vector", 2))]
     )
-    frame = tables.few_bits(runs, {"rounded afterwards": after})
+    frame = bits.few_bits(runs, {"rounded afterwards": after})
     assert frame["amount"].tolist() == [32, 2, 2, 2]
-    loop = frame[frame["what"] == tables.IN_THE_LOOP]
+    loop = frame[frame["what"] == bits.IN_THE_LOOP]
     assert loop[["exact", "length"]].to_numpy().tolist() == [[4, 4], [3, 4]]
     assert loop["stored_bits"].tolist() == [2 * 64 + 16] * 2
-    assert tables.survival_summary(frame).loc[(tables.IN_THE_LOOP, 2), "whole"] == 1
-    assert isinstance(plots.few_bits(frame), Figure)
-    assert "" in set(tables.survival_table(tables.survival_summary(frame))["angle, degrees"])
+    assert bits.survival_summary(frame).loc[(bits.IN_THE_LOOP, 2), "whole"] == 1
+    assert isinstance(bits.few_bits_figure(frame), Figure)
+    assert "" in set(bits.survival_table(bits.survival_summary(frame))["angle, degrees"])
 
 
 def test_information_leaves_out_token_0():
     nats = np.log(2) * np.array([99.0, 3.0, 1.0, 99.0])
     runs = pd.DataFrame([row(recipe("best"), length=3, token_nats_without=nats)])
-    assert tables.information_per_token(runs) == pytest.approx(2)
+    assert bits.information_per_token(runs) == pytest.approx(2)

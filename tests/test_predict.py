@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, plots, predict, tables
+from cramming.errors import CrammingError
 from cramming.models import SMOLLM2, load
-from cramming.predict import FEATURES
 from cramming.recipes import Recipe
-from cramming.store import Store
-from cramming.sweep import results, store_of
+from cramming.results.plans import store_of
+from cramming.results.sweep import results
+from cramming.results.store import Store
+from cramming.studies import predict
+from cramming.studies.predict import FEATURES
 from cramming.texts import passages
 from tests.test_tables import OURS, frame, row
 
@@ -168,16 +170,16 @@ def test_forecasts_are_held_against_the_first():
     truth = pd.DataFrame({"source": "novels", "passage": list("abcd"), "truth": [10.0, 20, 40, 80]})
     base = truth.assign(predicted=30.0, low=5.0, high=50.0, inside=[True, True, True, False])
     good = truth.assign(predicted=truth["truth"], low=1.0, high=100.0, inside=True)
-    summary = tables.forecast_summary({"mean": base, "good": good})
+    summary = predict.forecast_summary({"mean": base, "good": good})
     assert summary["error"].tolist() == [22.5, 0]
     assert summary["better"].tolist() == [0, 22.5]
     assert summary["r2"].tolist() == [0, 1]
     assert summary["covered"].tolist() == [0.75, 1]
     assert summary["width"].tolist() == [10, 100]
-    table = tables.forecast_table({"horizon": summary})
+    table = predict.forecast_table({"horizon": summary})
     assert table.loc[("horizon", "mean"), "less than the first"] == ""
     assert table.loc[("horizon", "good"), "variance of the logarithm told"] == "100%"
-    assert isinstance(plots.forecasts({"tokens": base, "steps": good.assign(low=0.0, high=np.inf)}), Figure)
+    assert isinstance(predict.forecasts_figure({"tokens": base, "steps": good.assign(low=0.0, high=np.inf)}), Figure)
 
 
 # What is stored

@@ -8,8 +8,9 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cramming import plots, provenance
-from cramming.store import Store
+from cramming.book import provenance
+from cramming.results.store import Store
+from cramming.studies import bound
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_displayed_figure_takes_its_drawing_and_its_numbers_along():
     frame = pd.DataFrame(
         {"source": ["novels", "fresh"], "removed_bits": [1.25, 2], "least_bits": [1, 1], "bits": [3, 3]}
     ).assign(passage=["a", "b"], ids=[[1, 2], [3]])
-    told = [DisplayFormatter().format(plots.reduction(frame))[1]["cramming"] for _ in range(2)]
+    told = [DisplayFormatter().format(bound.reduction_figure(frame))[1]["cramming"] for _ in range(2)]
     assert told[0] == told[1]
     assert told[0]["figure"] == "reduction"
     assert "</svg>" in told[0]["svg"]

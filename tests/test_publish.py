@@ -14,9 +14,12 @@ import yaml
 from huggingface_hub.errors import HfHubHTTPError
 from sphinx_book_theme.header_buttons.launch import add_launch_buttons
 
-from cramming import book, cli, hub
+from cramming import cli
+from cramming.book import execute, stage
 from cramming.errors import CrammingError
-from cramming.store import RESULTS, SCHEMA, Store
+from cramming.paths import RESULTS
+from cramming.results import hub
+from cramming.results.store import SCHEMA, Store
 from tests.test_store import mem, row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,10 +79,10 @@ def test_launch_buttons_lead_to_committed_notebooks(tmp_path, monkeypatch):
     """The theme itself makes the links, out of the staged configuration."""
     (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
     monkeypatch.setenv("CRAMMING_REPOSITORY_URL", ADDRESS)
-    theme = yaml.safe_load((book.stage(tmp_path) / "_config.yml").read_text())["sphinx"]["config"][
+    theme = yaml.safe_load((stage.stage(tmp_path) / "_config.yml").read_text())["sphinx"]["config"][
         "html_theme_options"
     ]
-    pages = [name.removesuffix(".ipynb") for name in book.notebooks(ROOT)]
+    pages = [name.removesuffix(".ipynb") for name in execute.notebooks(ROOT)]
     environment = SimpleNamespace(
         doc2path=lambda page: f"/x/{page}.ipynb", metadata={p: {"kernelspec": {}} for p in pages}
     )
@@ -103,11 +106,11 @@ def test_launch_buttons_lead_to_committed_notebooks(tmp_path, monkeypatch):
 def test_without_an_address_pages_have_no_such_buttons(tmp_path, monkeypatch):
     (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
     monkeypatch.delenv("CRAMMING_REPOSITORY_URL", raising=False)
-    text = (book.stage(tmp_path) / "_config.yml").read_text()
+    text = (stage.stage(tmp_path) / "_config.yml").read_text()
     assert "colab" not in text
     assert "binder" not in text
     monkeypatch.setenv("CRAMMING_REPOSITORY_URL", "https://gitlab.com/someone/companion")
-    text = (book.stage(tmp_path) / "_config.yml").read_text()
+    text = (stage.stage(tmp_path) / "_config.yml").read_text()
     assert "colab" not in text, "the theme warns, and a warning fails the build"
     assert "binder" in text
 
@@ -221,7 +224,7 @@ def test_refusals_are_one_line_and_come_before_anything_is_sent(results, api, mo
 
 
 def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(results, api, monkeypatch, capsys):
-    monkeypatch.setattr("cramming.store.RESULTS", results)
+    monkeypatch.setattr("cramming.paths.RESULTS", results)
     monkeypatch.setattr(hub, "get_token", lambda: pytest.fail("asked for a token"))
     monkeypatch.setattr(sys, "argv", ["cramming", "push", "me/vectors", "--scale", "laptop", "--dry-run"])
     with pytest.raises(SystemExit) as end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from cramming import CrammingError
+from cramming.errors import CrammingError
 from cramming.recipes import RECIPES, Growth, Recipe, recipe
 
 

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, strategies
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, plots, robustness, tables
 from cramming.decode import greedy, teacher_forced
-from cramming.robustness import SETTINGS, Setting
+from cramming.errors import CrammingError
+from cramming.studies import lossless
+from cramming.studies.lossless import SETTINGS, Setting
 from cramming.texts import from_tokens
 from tests.conftest import model
 from tests.test_tables import OURS, PAPER, frame, row
@@ -34,7 +35,7 @@ def decoded():
         from_tokens(f"novels/{i}", "novels", greedy(lm, mem, 6 + i)[0].tolist(), lm.tokenizer)
         for i, mem in enumerate(vectors)
     ]
-    return lm, vectors, texts, robustness.gaps(lm, vectors, texts, [0, 0, 0])
+    return lm, vectors, texts, lossless.gaps(lm, vectors, texts, [0, 0, 0])
 
 
 def test_all_ways_of_computing_agree_up_to_rounding():
@@ -53,7 +54,7 @@ def test_all_ways_of_computing_agree_up_to_rounding():
 def test_nothing_is_left_changed():
     lm, vectors, texts, _ = decoded()
     before = torch.get_num_threads(), lm.model.config._attn_implementation, lm.dtype
-    robustness.gaps(lm, vectors, texts, [0] * 3, {"all": Setting(attention="eager", dtype=torch.float64, threads=3)})
+    lossless.gaps(lm, vectors, texts, [0] * 3, {"all": Setting(attention="eager", dtype=torch.float64, threads=3)})
     assert (torch.get_num_threads(), lm.model.config._attn_implementation, lm.dtype) == before
 
 
@@ -61,9 +62,7 @@ def test_nothing_is_left_changed():
 def test_every_layout_on_every_architecture(tiny, layout):
     vectors, ids = noise(tiny, 3), [[7, 8, 9, 10], [65, 66, 67], [11, 12, 13, 14, 15]]
     texts = [from_tokens(f"novels/{i}", "novels", tokens, tiny.tokenizer) for i, tokens in enumerate(ids)]
-    found = robustness.gaps(
-        tiny, vectors, texts, [0, 1, 0], {"alone": Setting(), "it": Setting(rows=3, layout=layout)}
-    )
+    found = lossless.gaps(tiny, vectors, texts, [0, 1, 0], {"alone": Setting(), "it": Setting(rows=3, layout=layout)})
     assert found["gap"].to_numpy() == pytest.approx(found["reference"].to_numpy(), abs=1e-3)
 
 
@@ -75,7 +74,7 @@ def test_first_error_is_where_free_decoding_goes_astray(tiny):
         ids[wrong] = (ids[wrong] + 1) % 250
         text = from_tokens("novels/a", "novels", ids, tiny.tokenizer)
         settings = {name: SETTINGS[name] for name in ("one passage at a time", "token by token, cached")}
-        each = tables.exactness(robustness.gaps(tiny, [mem], [text], [0], settings))
+        each = lossless.exactness(lossless.gaps(tiny, [mem], [text], [0], settings))
         assert each["first_error"].tolist() == [wrong + 1] * 2
         assert not each["exact"].any()
 
@@ -84,16 +83,16 @@ def test_given_tokens_are_handed_over_and_not_counted(tiny_llama):
     mem = noise(tiny_llama, 1)[0]
     ids = [65, 66, 67, 68]
     text = from_tokens("novels/a", "novels", ids, tiny_llama.tokenizer)
-    found = robustness.gaps(tiny_llama, [mem], [text], [1], FEW)
+    found = lossless.gaps(tiny_llama, [mem], [text], [1], FEW)
     front = torch.cat([mem, tiny_llama.model.get_input_embeddings()(torch.tensor(ids[:1]))])
     _, gaps = teacher_forced(tiny_llama, front[None], torch.tensor([ids[1:]]))
     assert found["reference"].to_numpy()[:3] == pytest.approx(gaps[0].numpy())
 
 
 def test_number_formats_are_copies(tiny_llama):
-    half = robustness.in_dtype(tiny_llama, torch.bfloat16)
+    half = lossless.in_dtype(tiny_llama, torch.bfloat16)
     assert (half.dtype, tiny_llama.dtype) == (torch.bfloat16, torch.float32)
-    assert robustness.in_dtype(tiny_llama, torch.float32) is tiny_llama
+    assert lossless.in_dtype(tiny_llama, torch.float32) is tiny_llama
     assert [Setting(rounded=True).coarse, Setting(dtype=torch.float16).coarse, Setting().coarse] == [True, True, False]
     assert not Setting(dtype=torch.float64).coarse
 
@@ -101,11 +100,11 @@ def test_number_formats_are_copies(tiny_llama):
 def test_what_cannot_be_computed_is_refused(tiny_llama):
     text = from_tokens("novels/a", "novels", [65], tiny_llama.tokenizer)
     with pytest.raises(CrammingError, match="1 vectors, 1 passages and 2 counts"):
-        robustness.gaps(tiny_llama, noise(tiny_llama, 1), [text], [0, 0])
+        lossless.gaps(tiny_llama, noise(tiny_llama, 1), [text], [0, 0])
     with pytest.raises(CrammingError, match="at least one"):
-        robustness.gaps(tiny_llama, [], [], [])
+        lossless.gaps(tiny_llama, [], [], [])
     with pytest.raises(CrammingError, match="novels/a has 1 tokens, 1 of them given"):
-        robustness.gaps(tiny_llama, noise(tiny_llama, 1), [text], [1])
+        lossless.gaps(tiny_llama, noise(tiny_llama, 1), [text], [1])
 
 
 def by_hand(**changed):
@@ -123,7 +122,7 @@ def by_hand(**changed):
 
 
 def test_exactness_by_hand():
-    each = tables.exactness(by_hand()).set_index(["setting", "run"])
+    each = lossless.exactness(by_hand()).set_index(["setting", "run"])
     assert each["exact"].tolist() == [True, False, True, False, False, True]
     assert each["first_error"].tolist() == pytest.approx([np.nan, 2, np.nan, 2, 2, np.nan], nan_ok=True)
     assert each["margin"].tolist() == [1, -1] * 3
@@ -131,14 +130,14 @@ def test_exactness_by_hand():
 
 
 def test_settings_by_hand():
-    summary = tables.settings(by_hand())
+    summary = lossless.settings(by_hand())
     assert summary["vectors"].tolist() == [1, 1, 1]  # the second is not exact to begin with
     assert summary["exact"].tolist() == [1, 1, 0]
     assert summary["tokens"].tolist() == [4, 4, 4]
     assert summary["undone"].tolist() == [0, 0, 1]
     assert summary.loc["rough", ["undone_margin", "change", "first_error"]].tolist() == [1, 2, 2]
     assert summary.loc["rough", "decoded"] == pytest.approx(1 / 3)
-    table = tables.settings_table(summary)
+    table = lossless.settings_table(summary)
     assert table.index.tolist() == ["fine", "rough"]
     assert table.loc["rough"].tolist() == ["0 of 1", "2", "1 of 4", "1", "2"]
     assert table.loc["fine"].tolist() == ["1 of 1", "", "0 of 4", "", "0.25"]
@@ -146,14 +145,14 @@ def test_settings_by_hand():
 
 def test_what_overflows_is_lost():
     gaps = by_hand(rough=[3, np.nan, 2])
-    assert not tables.exactness(gaps).set_index(["setting", "run"]).loc[("rough", 0), "exact"]
-    assert tables.safe_margin(gaps) == 1
+    assert not lossless.exactness(gaps).set_index(["setting", "run"]).loc[("rough", 0), "exact"]
+    assert lossless.safe_margin(gaps) == 1
 
 
 def test_another_setting_as_the_reference():
-    again = tables.against(by_hand(), "rough")
+    again = lossless.against(by_hand(), "rough")
     assert again["setting"].iloc[0] == "rough"
-    assert tables.settings(again).loc["usual", ["vectors", "exact"]].tolist() == [1, 0]
+    assert lossless.settings(again).loc["usual", ["vectors", "exact"]].tolist() == [1, 0]
     assert again.loc[again["setting"] == "usual", "reference"].tolist() == [3, -1, 2, 0.75, 1]
 
 
@@ -166,30 +165,30 @@ def test_prefixes_above_the_safe_margin_are_exact(pairs):
     part = {"coarse": False, "run": 0, "position": range(len(pairs)), "reference": usual}
     gaps = pd.concat([pd.DataFrame({"setting": "usual", **part, "gap": usual}),
                       pd.DataFrame({"setting": "other", **part, "gap": other})])  # fmt: skip
-    safe = tables.safe_margin(gaps)
-    assert tables.cut(gaps, [np.nextafter(safe, 9)])["exact"].all()
+    safe = lossless.safe_margin(gaps)
+    assert lossless.cut(gaps, [np.nextafter(safe, 9)])["exact"].all()
     if safe:  # and it is no larger than it must be: the token itself was undone
         assert ((usual >= safe) & ~(other > 0)).any()
 
 
 def test_cutting_by_hand():
     gaps = by_hand()
-    cuts = tables.cut(gaps, [0.5, 1, 2]).set_index(["margin", "run", "setting"]).sort_index()
+    cuts = lossless.cut(gaps, [0.5, 1, 2]).set_index(["margin", "run", "setting"]).sort_index()
     assert cuts.loc[0.5, "tokens"].groupby("run").first().tolist() == [3, 1]
     assert cuts.loc[1, "tokens"].groupby("run").first().tolist() == [3, 0]
     assert cuts.loc[2, "tokens"].groupby("run").first().tolist() == [1, 0]
     assert not cuts.loc[(1, 0, "rough"), "exact"]
     assert cuts.loc[(2, 0, "rough"), "exact"]
-    price = tables.cut_price(cuts.reset_index())
+    price = lossless.cut_price(cuts.reset_index())
     assert price["left"].tolist() == pytest.approx([1, 0.5, 1 / 6])  # of the second, one token was exact
     assert price["tokens"].tolist() == [2, 1.5, 0.5]
-    assert tables.cut_price_table(price).loc["2", "left, % (95 % interval)"] == "17 (0 to 33)"
+    assert lossless.cut_price_table(price).loc["2", "left, % (95 % interval)"] == "17 (0 to 33)"
 
 
 def test_margins_asked_for_are_compared_on_the_same_passages():
     more = OURS.model_copy(update={"stop_margin": 1.0})
     other = OURS.model_copy(update={"lr": 0.1})
-    runs = tables.asked(
+    runs = lossless.asked(
         frame(
             row(OURS, "novels/a", key="a", length=8),
             row(OURS, "novels/b", length=4),
@@ -202,13 +201,13 @@ def test_margins_asked_for_are_compared_on_the_same_passages():
     assert runs["asked"].tolist() == [0.05, 0.05, 1, 1]
     assert runs["passage"].tolist() == ["novels/a", "novels/b"] * 2
     assert runs["left"].tolist() == [1, 1, 0.75, 1]
-    table = tables.asked_table(runs, by_hand())
+    table = lossless.asked_table(runs, by_hand())
     assert table["left, %"].tolist() == ["100", "88"]
     assert table["against the least margin"].tolist() == ["", "-1.0 (-2.0 to +0.0)"]
     assert table["exact in all of 32 and 64 bits"].tolist() == ["1 of 1", "0 of 1"]
     assert table["rough"].tolist() == ["0 of 1", "1 of 1"]
     with pytest.raises(CrammingError, match="no passage was run with every margin"):
-        tables.asked(frame(row(OURS, "novels/a"), row(more, "novels/b")))
+        lossless.asked(frame(row(OURS, "novels/a"), row(more, "novels/b")))
 
 
 def test_accuracy_against_exactness():
@@ -217,22 +216,22 @@ def test_accuracy_against_exactness():
         row(PAPER, "novels/b", length=5, correct_teacher=3, correct_greedy=0, exact=False),
         row(PAPER, "novels/b", length=11, correct_teacher=9, correct_greedy=5, exact=False),
     )
-    table = tables.accuracy_and_exactness(some)
+    table = lossless.accuracy_and_exactness(some)
     assert table.index.tolist() == ["all", "0.9 or more", "0.5 to 0.9"]  # token 0 does not count
     assert table["exact"].tolist() == [1, 0, 0]
     assert table["tokens before the first error, %"].tolist() == ["100", "50", "0"]
     assert table["first error at token"].tolist() == ["", "6", "1"]
     assert table["wrong from the first token on"].tolist() == [0, 0, 1]
     with pytest.raises(CrammingError, match="no run of kind cram"):
-        tables.accuracy_and_exactness(frame(row(OURS)))
+        lossless.accuracy_and_exactness(frame(row(OURS)))
 
 
 def test_figures_of_a_model():
     _, _, _, found = decoded()
-    assert isinstance(plots.margins_and_changes(found), Figure)
-    cuts = tables.cut(found, [0.001, 0.1, 9])
-    asked = tables.asked(frame(row(OURS), row(OURS.model_copy(update={"stop_margin": 1.0}), length=3)))
-    figure = plots.margin_bought(cuts, tables.cut_price(cuts), asked)
+    assert isinstance(lossless.margins_and_changes_figure(found), Figure)
+    cuts = lossless.cut(found, [0.001, 0.1, 9])
+    asked = lossless.asked(frame(row(OURS), row(OURS.model_copy(update={"stop_margin": 1.0}), length=3)))
+    figure = lossless.margin_bought_figure(cuts, lossless.cut_price(cuts), asked)
     assert [len(axis.get_legend().get_texts()) for axis in figure.axes] == [4, 2]
     lost = found.assign(gap=-1.0, reference=-1.0)  # nothing is right, as from a tiny model
-    assert isinstance(plots.margins_and_changes(lost), Figure)
+    assert isinstance(lossless.margins_and_changes_figure(lost), Figure)

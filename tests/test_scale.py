@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import plots, scale, sweep, tables
 from cramming.errors import CrammingError
 from cramming.models import load, parameter_count
+from cramming.results import estimate, plans
+from cramming.paths import PAPER
+from cramming.studies import scale
 from tests.conftest import model
 
 SHAPES = scale.shapes()
@@ -65,7 +67,7 @@ def test_shapes_have_the_parameters_that_the_paper_says(name):
 
 
 def test_shapes_agree_with_the_table_of_models():
-    published = pd.read_csv(scale.DATA / "models.csv").set_index("name")
+    published = pd.read_csv(PAPER / "models.csv").set_index("name")
     for name, shape in SHAPES.items():
         if name in published.index:
             assert (shape.width, shape.vocab) == tuple(published.loc[name, ["hidden_size", "vocab_size"]])
@@ -172,10 +174,10 @@ def test_padding_by_hand():
 
 
 def test_grid_adds_up_to_the_estimate():
-    plan = sweep.load_plan("paper")
-    estimate = sweep.estimate(plan)
-    grid = scale.by_model(plan, estimate, passages=16).set_index("model")
-    theirs = estimate[estimate["recipe"] == "paper"]
+    plan = plans.load_plan("paper")
+    most = estimate.estimate(plan)
+    grid = scale.by_model(plan, most, passages=16).set_index("model")
+    theirs = most[most["recipe"] == "paper"]
     assert list(grid.index) == list(plan.models)
     assert grid["operations"].sum() == theirs["operations"].sum()
     assert grid.loc["Llama-3.1-8B", "longest"] == 2560
@@ -187,14 +189,14 @@ def test_grid_adds_up_to_the_estimate():
 
 
 def test_grid_table_ends_in_the_sum_and_leaves_out_what_is_not_known():
-    plan = sweep.load_plan("paper")
-    grid = scale.by_model(plan, sweep.estimate(plan), passages=16)
-    table = tables.grid_table(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
+    plan = plans.load_plan("paper")
+    grid = scale.by_model(plan, estimate.estimate(plan), passages=16)
+    table = scale.grid_table(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
     assert table.index[-1] == "all"
     assert table.loc["all", "runs"] == f"{grid['runs'].sum():,}"
     assert table.loc["Mamba-130M", "memory, GB"] == "—"
     whole = scale.bill(grid["operations"].sum(), DEVICES, (0.25, 0.5), ratio=10)
-    shown = tables.bill_table(whole)
+    shown = scale.bill_table(whole)
     assert shown.loc["A100 80 GB", "hours, paper's recipe"] == table.loc["all", "hours"]
 
 
@@ -202,12 +204,12 @@ def test_grid_table_ends_in_the_sum_and_leaves_out_what_is_not_known():
     ("value", "said"), [(0.01234, "0.012"), (12.6, "13"), (123_456, "120,000"), (math.nan, "—"), (math.inf, "—")]
 )
 def test_amounts_have_two_figures(value, said):
-    assert tables.spend(value, value) == f"{said} to {said}"
+    assert estimate.spend(value, value) == f"{said} to {said}"
 
 
 def test_what_gives_way_follows_days_and_files():
     bill = scale.passages_bill((1, 1_000, 100_000), {"x": 1e7}, SHAPES["Llama-3.1-8B"], A100, (0.2, 0.5))
-    few, some, most = tables.passages_table(bill)["what gives way"]
+    few, some, most = scale.passages_table(bill)["what gives way"]
     assert few == "nothing"
     assert some == "one device: --part i/64 on 64"  # 1,200 hours: 59 days on one, 7.4 on eight
     assert most.startswith("64 devices are not enough")
@@ -221,9 +223,9 @@ def test_memory_is_shown_part_by_part():
     assert steps["total"].to_list() == pytest.approx(
         (steps["weights"] + steps["activations"] + steps["logits"] + steps["optimiser"]).to_list()
     )
-    table = tables.memory_table(steps, {"A100 80 GB": [None, None, 8, 4]})
+    table = scale.memory_table(steps, {"A100 80 GB": [None, None, 8, 4]})
     assert table["A100 80 GB, number"].to_list() == ["more than 8", "more than 8", 8, 4]
-    assert isinstance(plots.memory_steps({"a": steps}, {"A100": 80.0}), Figure)
+    assert isinstance(scale.memory_steps_figure({"a": steps}, {"A100": 80.0}), Figure)
 
 
 # The store

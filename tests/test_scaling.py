@@ -12,8 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, information, metrics, plots, tables
+from cramming import metrics
+from cramming.errors import CrammingError
 from cramming.recipes import recipe
+from cramming.results import rows, traces
+from cramming.studies import model_size, several_vectors
 from tests.conftest import model
 from tests.test_tables import OURS, PAPER, frame, row
 
@@ -84,7 +87,7 @@ def test_what_has_no_power_law_is_refused(x, y, said):
 
 
 def test_published_models_are_in_their_families():
-    sizes = tables.model_sizes().set_index("model")
+    sizes = model_size.sizes().set_index("model")
     assert sizes["family"].value_counts().to_dict() == {"Pythia": 4, "Llama": 4, "Mamba": 4, "other": 2}
     assert sizes.loc["Sh.Llama-1.3B", "family"] == "Llama"
     # Table 1 of the paper, by way of a hub id that changed.
@@ -93,16 +96,16 @@ def test_published_models_are_in_their_families():
 
 
 def test_fits_are_those_of_each_family_and_of_all():
-    sizes = tables.model_sizes()
-    fits = tables.size_fits(sizes).set_index(["family", "gain", "against"])
+    sizes = model_size.sizes()
+    fits = model_size.size_fits(sizes).set_index(["family", "gain", "against"])
     assert set(fits.index.get_level_values("family")) == {"Pythia", "Llama", "Mamba", "all"}
     mamba = sizes[sizes["family"] == "Mamba"]
     slope, _ = np.polyfit(np.log(mamba["width"]), np.log(mamba["bits"]), 1)
     assert fits.loc[("Mamba", "bits", "width"), "exponent"] == pytest.approx(slope)
     assert fits.loc[("all", "token_gain", "parameters"), "n"] == 14
-    table = tables.size_fit_table(fits.reset_index())
+    table = model_size.size_fit_table(fits.reset_index())
     assert table.loc[("Mamba", "information"), "exponent of width (95 %)"].startswith(f"{slope:.2f} (")
-    assert isinstance(plots.model_sizes(sizes, fits.reset_index()), Figure)
+    assert isinstance(model_size.sizes_figure(sizes, fits.reset_index()), Figure)
 
 
 # Cut models
@@ -113,7 +116,7 @@ def test_models_are_measured_on_the_same_tokens():
     tokens = list(b"to be or not to be")
     names = ("tiny-llama", "tiny-llama@first-1", "tiny-llama@random-head")
     some = frame(*[row(OURS, model=name, token_ids=np.array(tokens)) for name in names for _ in range(2)])
-    about = information.by_model(some, 8).set_index("model")
+    about = model_size.sizes_and_bits(some, 8).set_index("model")
     assert about.index.tolist() == list(names)  # each passage once
     assert about["layers"].tolist() == [2, 1, 2]
     assert about.loc["tiny-llama", "parameters"] == sum(weight.numel() for weight in lm.model.parameters())
@@ -122,7 +125,7 @@ def test_models_are_measured_on_the_same_tokens():
     assert about.loc["tiny-llama", "bits"] == pytest.approx(loss / math.log(2), rel=1e-4)
     assert abs(about.loc["tiny-llama@random-head", "bits"] - about.loc["tiny-llama", "bits"]) > 0.01
     with pytest.raises(CrammingError, match="tokens is 1"):
-        information.by_model(some, 1)
+        model_size.sizes_and_bits(some, 1)
 
 
 ABOUT = pd.DataFrame({"model": ["m", "m@first-1"], "parameters": [3e6, 2e6], "layers": [2, 1], "bits": [4.0, 9.0]})
@@ -149,7 +152,7 @@ def test_cut_models_are_compared_passage_by_passage():
         row(OURS, "fresh/b", model="m@first-1", length=14),
         nothing("novels/a", model="m@first-1"),
     )
-    cuts = tables.cuts(some, ABOUT).set_index("change")
+    cuts = model_size.cuts(some, ABOUT).set_index("change")
     assert cuts.index.tolist() == ["whole", "first layer"]
     assert cuts["horizon"].tolist() == [15, 7]
     assert cuts["none"].tolist() == [0, 1]
@@ -160,28 +163,30 @@ def test_cut_models_are_compared_passage_by_passage():
     assert cut["bits_difference"] == pytest.approx(-1.5 * 2.75 / math.log(2))
     assert (cut["horizon_share"], cut["bits_share"], cut["bits_capped_share"]) == pytest.approx((7 / 15, 0.5, 0.5))
     assert math.isnan(cuts.loc["whole", "horizon_difference"])
-    table = tables.cut_table(cuts.reset_index())
+    table = model_size.cut_table(cuts.reset_index())
     assert table["against the whole, tokens"].tolist() == ["", "-8.0 (-10.0 to -6.0)"]
     assert table["parameters, millions"].tolist() == ["3.0", "2.0"]
-    assert isinstance(plots.cuts(tables.gains(some)), Figure)
+    assert isinstance(model_size.cuts_figure(rows.gains(some)), Figure)
 
 
 def test_bits_of_a_model_worse_than_guessing_are_capped():
     # Three scored tokens fall from 10 nats to 1; a uniform guess among 257 would have cost 3 log 257.
     worse = row(OURS, token_nats_without=[9.0, 10.0, 10.0, 10.0], token_nats_with=[9.0, 1.0, 1.0, 1.0])
-    runs = tables.gains(frame(worse, row(OURS, "novels/b"), nothing("novels/c")))
+    runs = rows.gains(frame(worse, row(OURS, "novels/b"), nothing("novels/c")))
     assert runs["bits"].tolist() == pytest.approx([27 / math.log(2), 8.25 / math.log(2), 0])
     assert runs["bits_capped"].tolist() == pytest.approx([3 * math.log2(257) - 3 / math.log(2), 8.25 / math.log(2), 0])
 
 
 def test_without_the_whole_model_there_is_nothing_to_compare_with():
     with pytest.raises(CrammingError, match="m@first-1"):
-        tables.cuts(frame(row(OURS, model="m@first-1")), ABOUT)
+        model_size.cuts(frame(row(OURS, model="m@first-1")), ABOUT)
 
 
 def test_changes_are_said_in_words():
     said = ["whole", "first layer", "first 20 layers", "random embeddings"]
-    assert [tables.change_in_words(f"m{end}") for end in ("", "@first-1", "@first-20", "@random-embeddings")] == said
+    assert [
+        model_size.change_in_words(f"m{end}") for end in ("", "@first-1", "@first-20", "@random-embeddings")
+    ] == said
 
 
 # Several vectors
@@ -203,25 +208,25 @@ def test_only_passages_that_every_number_of_vectors_has():
         k_run(1, "novels/b", 10, other),
         row(PAPER, "novels/b"),
     )
-    runs = tables.same_passages(some)
+    runs = several_vectors.same_passages(some)
     assert runs[["n_vectors", "passage", "length"]].to_numpy().tolist() == [[1, "novels/a", 10], [2, "novels/a", 20]]
     with pytest.raises(CrammingError, match="2 mem vectors but none with 1"):
-        tables.same_passages(some.head(2))
+        several_vectors.same_passages(some.head(2))
     with pytest.raises(CrammingError, match="no passage was run with every number"):
-        tables.same_passages(frame(k_run(2, "novels/a", 20), k_run(1, "novels/b", 10)))
+        several_vectors.same_passages(frame(k_run(2, "novels/a", 20), k_run(1, "novels/b", 10)))
 
 
 RUNS = [("novels/a", 10, 15), ("novels/b", 20, 22), ("novels/c", 0, 8)]
 
 
 def both(**changes) -> pd.DataFrame:
-    return tables.same_passages(
+    return several_vectors.same_passages(
         frame(*[k_run(k, name, n, **changes) for name, *lengths in RUNS for k, n in zip((1, 2), lengths, strict=True)])
     )
 
 
 def test_vectors_are_set_against_as_many_single_ones():
-    vectors = tables.several_vectors(both())
+    vectors = several_vectors.summary(both())
     ours = vectors[vectors["here"]].set_index("n_vectors")
     assert ours["capacity"].tolist() == [10, 15]
     assert ours["capacity_each"].tolist() == [10, 7.5]
@@ -232,25 +237,25 @@ def test_vectors_are_set_against_as_many_single_ones():
     assert said.loc[2, "capacity_share"] == pytest.approx(192 / 160)
     assert said.loc[16, "token_gain_each"] == pytest.approx(983.2 / 16)
     assert np.isnan(said.loc[32, "bits_share"])
-    table = tables.several_table(vectors)
+    table = several_vectors.summary_table(vectors)
     assert table.loc[("tiny-llama (here)", 2), "times one vector"] == "1.30 (1.10 to 1.50)"
     assert table.loc[("pythia-160m (published)", 32), "information gain, bits"] == ""
-    assert isinstance(plots.several_vectors(vectors), Figure)
+    assert isinstance(several_vectors.summary_figure(vectors), Figure)
 
 
 def test_where_one_vector_holds_nothing_there_is_no_ideal():
     runs = both().assign(length=0, token_gain=0, bits=0.0)
-    vectors = tables.several_vectors(runs)
+    vectors = several_vectors.summary(runs)
     ours = vectors[vectors["here"]]
     assert ours[["capacity_share", "token_gain_share", "bits_share", "ratio"]].isna().all(axis=None)
-    assert tables.several_table(vectors).iloc[-1]["times one vector"] == ""
-    assert isinstance(plots.several_vectors(vectors), Figure)
+    assert several_vectors.summary_table(vectors).iloc[-1]["times one vector"] == ""
+    assert isinstance(several_vectors.summary_figure(vectors), Figure)
 
 
 def test_what_was_won_late_and_after_equally_many_steps():
     runs = both(steps=10, token_passes=100).assign(cpu_seconds=1.0)
     runs.loc[runs["n_vectors"] == 2, "steps"] = 8
-    ends = tables.several_ends(runs)
+    ends = several_vectors.ends(runs)
     # After 8 steps two vectors have all they will, one vector the 8 tokens that it had exact by then.
     assert ends["common_steps"].tolist() == [8, 8]
     assert ends["at_steps"].tolist() == [8, 15]
@@ -258,15 +263,15 @@ def test_what_was_won_late_and_after_equally_many_steps():
     # After 75 of 100 token passes all had 8 tokens; the curve does not fall, so a run that ends with fewer won none.
     assert ends["late"].tolist() == pytest.approx([(2 + 12 + 0) / 3, (7 + 14 + 0) / 3])
     assert ends["offered"].tolist() == [0, 0]
-    table = tables.several_ends_table(ends)
+    table = several_vectors.ends_table(ends)
     assert table["exact tokens after 8 steps"].tolist()[0] == "8.0 ± 0.0"
-    assert isinstance(plots.several_curves(runs), Figure)
+    assert isinstance(several_vectors.curves_figure(runs), Figure)
 
 
 def test_a_curve_against_steps():
-    steps, exact = tables.exact_curve(frame(k_run(1, "novels/a", 11, steps=10)), "steps")
+    steps, exact = traces.exact_curve(frame(k_run(1, "novels/a", 11, steps=10)), "steps")
     assert steps.tolist() == [0, 2, 4, 8, 10]
     assert exact.tolist() == [0, 0, 8, 8, 11]
     some = frame(row(PAPER, length=8, steps=3), row(PAPER, length=16, steps=4, exact=False))
-    steps, exact = tables.exact_curve(some, "steps")
+    steps, exact = traces.exact_curve(some, "steps")
     assert (steps.tolist(), exact.tolist()) == ([0, 3, 7], [0, 8, 8])

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, plots, steering, tables
 from cramming.decode import greedy, teacher_forced
+from cramming.errors import CrammingError
 from cramming.models import TINY_NAMES, load
+from cramming.studies import steering
 from cramming.texts import from_text, from_tokens, passages
 
 
@@ -232,43 +233,43 @@ def costs(**bits):
 
 def test_what_is_saved_is_counted_passage_by_passage():
     frame = costs(nothing=(4, 6), text=(2, 4), mem=(5, 6))
-    summary = tables.continued_summary(frame)
+    summary = steering.continued_summary(frame)
     assert summary.loc["text", ["n", "bits", "saved", "low", "high"]].tolist() == [2, 3, 2, 2, 2]
     assert summary.loc["mem", ["bits", "saved", "low", "high"]].tolist() == [5.5, -0.5, -1, 0]
     assert summary.loc["mem", ["share", "share_low", "share_high"]].tolist() == [-0.25, -0.5, 0]
     assert summary.loc["nothing", "saved"] == 0
-    table = tables.continued_table(frame)
+    table = steering.continued_table(frame)
     assert table.loc[("novels", "mem"), "saved, bits a token"] == "-0.50 (-1.00 to +0.00)"
-    assert isinstance(plots.continued(frame), Figure)
+    assert isinstance(steering.continued_figure(frame), Figure)
 
 
 def test_conditions_are_compared_passage_by_passage():
     frame = costs(nothing=(4, 6), text=(2, 4), mem=(5, 6))
-    assert tables.paired(frame, "mem", "text") == pytest.approx((2.5, 2, 3))
-    assert tables.paired(frame, "text", "mem") == pytest.approx((-2.5, -3, -2))
-    assert tables.paired(frame.rename(columns={"what": "writer"}), "mem", "nothing", by="writer")[0] == 0.5
+    assert steering.paired(frame, "mem", "text") == pytest.approx((2.5, 2, 3))
+    assert steering.paired(frame, "text", "mem") == pytest.approx((-2.5, -3, -2))
+    assert steering.paired(frame.rename(columns={"what": "writer"}), "mem", "nothing", by="writer")[0] == 0.5
 
 
 def test_a_cloze_counts_pairs_passage_by_passage():
     rows = [("a", "mem", 1.0), ("a", "mem", -1.0), ("b", "mem", 2.0), ("a", "nothing", 0.5), ("a", "nothing", 0.5),
             ("b", "nothing", 0.0)]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["passage", "what", "bits"]).assign(source="novels", word="x", other="y")
-    summary = tables.cloze_summary(frame)
+    summary = steering.cloze_summary(frame)
     assert summary.loc["mem", ["n", "pairs", "right", "low", "high"]].tolist() == [2, 3, 0.75, 0.5, 1]
     assert summary.loc["mem", ["bits", "bits_low", "bits_high"]].tolist() == [1, 0, 2]
     assert summary.loc["nothing", "right"] == 0.5
-    table = tables.cloze_table(frame)
+    table = steering.cloze_table(frame)
     assert table.loc["mem", "true word likelier"] == "75% (50% to 100%)"
-    assert tables.cloze_table(frame.head(0)).empty
+    assert steering.cloze_table(frame.head(0)).empty
 
 
 def test_the_middle_is_summed_up_by_what_is_seen():
     rows = [(name, "mem", left, 5, bits, bits < 1) for name, bits in (("a", 0.0), ("b", 4.0)) for left in (1, np.inf)]
     frame = pd.DataFrame(rows, columns=["passage", "what", "left", "position", "bits", "right"])
-    summary = tables.middle_summary(frame)
+    summary = steering.middle_summary(frame)
     assert summary.loc[("mem", np.inf), ["n", "right", "low", "high", "bits"]].tolist() == [2, 0.5, 0, 1, 2]
-    assert tables.middle_table(frame).columns.tolist() == ["1", "all"]
-    assert isinstance(plots.from_the_middle(frame), Figure)
+    assert steering.middle_table(frame).columns.tolist() == ["1", "all"]
+    assert isinstance(steering.from_the_middle_figure(frame), Figure)
 
 
 def test_what_was_written_is_shown_as_it_is():
@@ -279,9 +280,9 @@ def test_what_was_written_is_shown_as_it_is():
             "repeated": [0.0, 0.5], "copied": [1, 3],
         }
     )  # fmt: skip
-    table = tables.written_table(frame)
+    table = steering.written_table(frame)
     assert table.loc["mem, then the text", "tokens as behind the text alone"] == "25% (25% to 25%)"
-    examples = tables.written_examples(frame, ["novels/a"])
+    examples = steering.written_examples(frame, ["novels/a"])
     assert examples.loc[("novels/a", "the text"), "wrote"] == "'a *b* | c\\n\\nd'"
     assert "&lt;f&gt;" in examples.to_html()
 
@@ -289,8 +290,8 @@ def test_what_was_written_is_shown_as_it_is():
 def test_pages_tables_and_figures_of_a_model(tiny_llama):
     texts, rests, vectors = chosen(tiny_llama, 9, 4, 3)
     fronts = steering.fronts(tiny_llama, vectors, texts)
-    assert isinstance(plots.continued(steering.continued(tiny_llama, fronts, rests)), Figure)
+    assert isinstance(steering.continued_figure(steering.continued(tiny_llama, fronts, rests)), Figure)
     middle = steering.from_the_middle(tiny_llama, vectors, texts)
-    assert isinstance(plots.from_the_middle(middle), Figure)
+    assert isinstance(steering.from_the_middle_figure(middle), Figure)
     wrote = steering.written(tiny_llama, fronts, texts, rests, n_tokens=4)
-    assert set(tables.written_table(wrote).index) == {tables.WRITERS[name] for name in wrote["writer"]}
+    assert set(steering.written_table(wrote).index) == {steering.WRITERS[name] for name in wrote["writer"]}

@@ -7,6 +7,8 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import cramming.files
+import cramming.results.store
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import cramming.store
-from cramming import CrammingError
-from cramming.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
+from cramming.errors import CrammingError
+from cramming.results.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
 from tests.conftest import contents
 
 EXAMPLES = {"string": "words", "int64": 7, "double": 0.25, "bool": True, "float": 0.5, "int32": 3}
@@ -509,7 +510,7 @@ def test_what_dead_writers_left_goes_and_what_others_write_stays(store):
     if not dead:
         os._exit(0)
     os.waitpid(dead, 0)
-    node = cramming.store._NODE
+    node = cramming.results.store._NODE
     gone = [f".{stem}.parquet.{node}-{dead}-0", f".probe.{node}-{dead}-3", f".{stem}.parquet.77"]
     kept = [f".{stem}.parquet.{node}-{os.getpid()}-9", f".{stem}.safetensors.0badcafe-{dead}-0", ".mine.txt.swp"]
     for name in gone + kept:
@@ -567,7 +568,7 @@ def test_columns_of_another_type_or_with_gaps_are_damage(store):
 
 
 def test_table_that_grows_when_it_is_decoded_is_refused(store, monkeypatch):
-    monkeypatch.setattr(cramming.store, "read_table", partial(cramming.store.read_table, most=2**22))
+    monkeypatch.setattr(cramming.results.store, "read_table", partial(cramming.files.read_table, most=2**22))
     path = sorted(store.root.glob("*.parquet"))[0]
     table = pa.Table.from_pylist([row(f"key-{i}", passage="x" * 2**16) for i in range(2000)], SCHEMA)
     pq.write_table(table, path, compression="zstd")

@@ -14,27 +14,17 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from cramming import CrammingError, engine, texts
+from cramming import engine, texts
 from cramming.engine import Cram
+from cramming.errors import CrammingError
 from cramming.recipes import Recipe, recipe
-from cramming.store import Store
-from cramming.sweep import (
-    PLANS,
-    Experiment,
-    Plan,
-    crammed,
-    estimate,
-    key_of,
-    load_plan,
-    pending,
-    rates,
-    recheck,
-    results,
-    row_of,
-    state_of,
-    store_of,
-    sweep,
-)
+from cramming.results.check import recheck
+from cramming.results.estimate import estimate, rates, state_of
+from cramming.results.plans import PLANS, Experiment, Plan, key_of, load_plan, store_of
+from cramming.results.rows import crammed, row_of
+from cramming.results.sweep import results
+from cramming.results.store import Store
+from cramming.results.sweep import pending, sweep
 from cramming.texts import passages
 from tests.conftest import contents, model
 
@@ -415,7 +405,7 @@ def test_plan_of_several_models_holds_the_runs_of_each(store, tmp_path):
 
 
 def test_each_plan_has_a_store_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr("cramming.sweep.RESULTS", tmp_path)
+    monkeypatch.setattr("cramming.results.plans.RESULTS", tmp_path)
     assert store_of("laptop").root == tmp_path / "laptop"
     assert store_of("plans/mine.yaml").root == tmp_path / "mine"
 

@@ -8,10 +8,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming import CrammingError, paper, plots, tables
-from cramming.paper import published
+from cramming.errors import CrammingError
 from cramming.recipes import Recipe, recipe
-from cramming.store import Store
+from cramming.results import estimate, rows, traces
+from cramming.results import published as numbers
+from cramming.results.published import published
+from cramming.results.store import Store
+from cramming.studies import _words as words
+from cramming.studies import cost, information, ledger, theory
+from cramming.studies import sphere as sphere_page
 
 
 def row(how: Recipe, passage: str = "novels/a", **changes) -> dict:
@@ -64,7 +69,7 @@ PAPER, PROGRESSIVE, OURS = recipe("paper"), recipe("progressive"), recipe("horiz
 
 def test_horizons_sum_up_by_source():
     some = frame(row(OURS), row(OURS, "novels/b", length=8, token_passes=500, cpu_seconds=4.0), row(OURS, "fresh/c"))
-    novels = tables.horizons(some).set_index("source").loc["novels"]
+    novels = rows.horizons(some).set_index("source").loc["novels"]
     assert (novels["n"], novels["mean"], novels["least"], novels["most"]) == (2, 6, 4, 8)
     assert novels["sd"] == pytest.approx(np.sqrt(8))
     assert novels["token_passes_per_token"] == pytest.approx(600 / 12)
@@ -75,13 +80,13 @@ def test_horizons_sum_up_by_source():
 
 def test_a_kind_that_is_not_there_is_named():
     with pytest.raises(CrammingError, match="no run of kind horizon"):
-        tables.horizons(frame(row(PAPER)))
+        rows.horizons(frame(row(PAPER)))
 
 
 def test_published_horizon_of_a_model():
-    assert tables.published_horizon("HuggingFaceTB/SmolLM2-135M") == "38.5 ± 14.1 tokens"
+    assert cost.published_horizon("HuggingFaceTB/SmolLM2-135M") == "38.5 ± 14.1 tokens"
     with pytest.raises(CrammingError, match="no horizon is published for 'gpt2'"):
-        tables.published_horizon("gpt2")
+        cost.published_horizon("gpt2")
 
 
 # The bound
@@ -90,20 +95,20 @@ def test_published_horizon_of_a_model():
 @pytest.mark.parametrize("ours", [{}, {"pythia-160m": 100.0}])
 def test_every_published_number_stands_in_one_of_two_tables(ours):
     """Each row of a ledger is a row beside ours, or a cell among those that nothing here stands beside."""
-    ledger = pd.concat([paper.ledger(Store("no such folder").frame()), paper.bounds_ledger()], ignore_index=True)
-    held = ledger["model"].str.endswith(tuple(ours)) if ours else ledger["ours_n"] > 0
-    ledger.loc[held, ["ours", "ours_n", "verdict"]] = [100.0, 3, paper.OUTSIDE]
-    beside, left = tables.ledger_table(ledger), tables.unmeasured_table(ledger)
+    every = pd.concat([numbers.ledger(Store("no such folder").frame()), numbers.bounds_ledger()], ignore_index=True)
+    held = every["model"].str.endswith(tuple(ours)) if ours else every["ours_n"] > 0
+    every.loc[held, ["ours", "ours_n", "verdict"]] = [100.0, 3, numbers.OUTSIDE]
+    beside, left = ledger.ledger_table(every), ledger.unmeasured_table(every)
     quantities = [name for name in left if ", " in name]
-    assert len(beside) == (ledger["ours_n"] > 0).sum()
-    assert len(beside) + (left[quantities] != "").to_numpy().sum() == len(ledger)
+    assert len(beside) == (every["ours_n"] > 0).sum()
+    assert len(beside) + (left[quantities] != "").to_numpy().sum() == len(every)
     eight = left.query("text == 'pg19' and `mem vectors` == 1").loc["Llama-3.1-8B"]  # 1568 of the title
     assert eight["decoding capacity, tokens"] == "1,568.0"
     assert "hub" in eight["why"]
 
 
 def test_bounds_stand_beside_those_computed_anew():
-    shown = tables.bounds_table(paper.bounds_ledger())
+    shown = ledger.bounds_table(numbers.bounds_ledger())
     assert shown.index.tolist() == [hub_id.split("/")[-1] for hub_id in published("models")["hub_id"]]
     assert shown.loc["pythia-160m"].tolist() == ["787 (787)", "0.0901 (0.0901)", "0.0779 (0.0779)", ""]
     assert shown.loc["pythia-2.8b", "random utilisation, share"] == "0.0512 (0.0513)"
@@ -111,7 +116,7 @@ def test_bounds_stand_beside_those_computed_anew():
 
 
 def test_theory_sets_published_and_ours_against_the_same_bound():
-    some = tables.theory(frame(row(OURS, correct_with=4, correct_without=1), row(OURS, "random/b")))
+    some = theory.theory(frame(row(OURS, correct_with=4, correct_without=1), row(OURS, "random/b")))
     assert len(some) == 34 + 2
     here = some[some["here"]].set_index("source").loc["novels"]
     bound = 64 * 16 / np.log2(257)
@@ -123,8 +128,8 @@ def test_theory_sets_published_and_ours_against_the_same_bound():
     for known in published("models").itertuples():
         assert said[known.name, "pg19"] == pytest.approx(known.utilisation_pg19, abs=6e-5)
         assert said[known.name, "random"] == pytest.approx(known.utilisation_random, abs=2e-4)
-    assert len(tables.theory_table(some)) == 36
-    assert isinstance(plots.utilisation(some), Figure)
+    assert len(theory.theory_table(some)) == 36
+    assert isinstance(theory.utilisation_figure(some), Figure)
 
 
 # The three systems
@@ -137,22 +142,22 @@ def lengths(*exact: tuple[int, bool], passage: str = "novels/a") -> list[dict]:
 
 def test_the_papers_protocol_pays_for_its_first_failure_and_for_none_beyond():
     some = frame(row(OURS, length=40), *lengths((8, True), (16, True), (24, False), (32, True)))
-    costs = tables.systems(some).set_index("system")
+    costs = estimate.systems(some).set_index("system")
     paper = costs.loc["paper"]
     assert (paper["exact"], paper["token_passes"], paper["steps"]) == (16, 100 * (8 + 16 + 24), 48)
 
 
 @pytest.mark.parametrize(("outcome", "exact", "passes"), [(True, 16, 2400), (False, 8, 2400)])
 def test_at_the_last_length_and_at_the_first(outcome, exact, passes):
-    paper = tables.systems(frame(row(OURS), *lengths((16, outcome), (8, True)))).query("system == 'paper'").iloc[0]
+    paper = estimate.systems(frame(row(OURS), *lengths((16, outcome), (8, True)))).query("system == 'paper'").iloc[0]
     assert (paper["exact"], paper["token_passes"]) == (exact, passes)
-    first = tables.systems(frame(row(OURS), *lengths((8, False), (16, outcome)))).query("system == 'paper'").iloc[0]
+    first = estimate.systems(frame(row(OURS), *lengths((8, False), (16, outcome)))).query("system == 'paper'").iloc[0]
     assert (first["exact"], first["token_passes"]) == (0, 800)
 
 
 def test_only_passages_that_every_system_has_are_compared():
     some = frame(row(OURS), row(OURS, "novels/b"), row(PROGRESSIVE), *lengths((8, True)))
-    costs = tables.systems(some)
+    costs = estimate.systems(some)
     assert costs["passage"].unique().tolist() == ["novels/a"]
     assert costs["system"].tolist() == ["paper", "paper_own", "progressive", "horizon", "short"]
 
@@ -161,7 +166,7 @@ def test_by_its_own_count_the_papers_protocol_is_done_at_accuracy_1():
     runs = lengths((8, True), (16, False), (24, False), (32, True))
     some = frame(row(OURS, length=40), *runs)
     some.loc[some["length"] == 24, "accuracy"] = 0.9
-    costs = tables.systems(some).set_index("system")["exact"]
+    costs = estimate.systems(some).set_index("system")["exact"]
     assert costs.to_dict() == {"paper": 8, "paper_own": 16, "horizon": 40}
 
 
@@ -184,7 +189,7 @@ def rounds(*matmul: float) -> pd.DataFrame:
 
 
 def test_step_cost_counts_what_goes_through_the_model():
-    some = tables.step_cost(rounds(1.0, 2.0, 4.0)).set_index(["what", "tokens"])
+    some = estimate.step_cost(rounds(1.0, 2.0, 4.0)).set_index(["what", "tokens"])
     assert some.loc[("passages", 4), "positions"] == 2 * 4  # one mem vector in, the last token out
     assert some.loc[("horizon", 64), "positions"] == 16 * 64
     # 4 operations a parameter and position: 0.032 GFLOP in a second, against rates of 1, 2 and 4.
@@ -194,14 +199,14 @@ def test_step_cost_counts_what_goes_through_the_model():
 
 def test_seconds_are_token_passes_times_what_one_takes():
     some = frame(row(OURS, length=40, token_passes=400), row(PROGRESSIVE, token_passes=400), *lengths((8, True)))
-    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
+    summary = estimate.systems_summary(estimate.systems(some), estimate.step_cost(rounds(1.0)))
     assert summary["passes"].tolist() == [100, 100, 100, 10, 10]
     # The paper's shapes take 4 seconds for 32 positions, progressive 4.8 for 96, ours 10.24 for 1024.
     assert summary["seconds"].tolist() == pytest.approx([12.5, 12.5, 5.0, 0.1, 0.1])
     assert summary["passes_ratio"].tolist() == pytest.approx([10, 10, 10, 1, 1])
     assert summary["seconds_ratio"].tolist() == pytest.approx([125, 125, 50, 1, 1])
-    table = tables.systems_table(summary)
-    assert table.index.tolist() == list(tables.SYSTEMS.values())
+    table = cost.systems_table(summary)
+    assert table.index.tolist() == list(estimate.SYSTEMS.values())
     assert table["seconds, times ours"].tolist() == ["125.0", "125.0", "50.0", "1.0", "1.0"]
 
 
@@ -213,7 +218,7 @@ def test_ours_is_also_counted_where_its_mean_reaches_that_of_progressive():
         for name, one, two, end in (("a", 12, 20, 30), ("b", 2, 8, 40))
     ]  # fmt: skip
     other = [row(PROGRESSIVE, f"novels/{name}", length=length) for name, length in (("a", 20), ("b", 8))]
-    short = tables.systems(frame(*ours, *other)).query("system == 'short'").set_index("passage")
+    short = estimate.systems(frame(*ours, *other)).query("system == 'short'").set_index("passage")
     assert short["exact"].tolist() == [20, 8]
     assert short["token_passes"].tolist() == [600, 600]
     assert short["steps"].tolist() == [60, 60]
@@ -222,7 +227,7 @@ def test_ours_is_also_counted_where_its_mean_reaches_that_of_progressive():
 
 def test_a_system_without_an_exact_token_has_no_price():
     some = frame(row(OURS, length=40, token_passes=400), *lengths((8, False)))
-    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
+    summary = estimate.systems_summary(estimate.systems(some), estimate.step_cost(rounds(1.0)))
     assert np.isnan(summary.loc["paper", "passes"])
 
 
@@ -252,19 +257,19 @@ BENCHMARK = pd.concat(
 )
 def test_bars_are_reached_or_not(better, reached):
     some = frame(row(OURS, **{"length": 3, "token_passes": 600} | better), row(PROGRESSIVE), *lengths((8, True)))
-    summary = tables.systems_summary(tables.systems(some), tables.step_cost(rounds(1.0)))
-    bars = tables.bars(summary, some.head(1), BENCHMARK)
+    summary = estimate.systems_summary(estimate.systems(some), estimate.step_cost(rounds(1.0)))
+    bars = cost.bars(summary, some.head(1), BENCHMARK)
     assert " ".join(bars["reached"]) == reached
     assert bars["measured"].tolist()[3:] == ["29.5 (9.0 to never)", "51%", "5.0"]
-    solved = tables.bars(summary, some.head(1), BENCHMARK.assign(solved=True)).iloc[3]
+    solved = cost.bars(summary, some.head(1), BENCHMARK.assign(solved=True)).iloc[3]
     assert solved[["measured", "reached"]].tolist() == ["14.0 (1.0 to 40.0)", "yes"]
 
 
 def test_a_bar_against_runs_that_have_not_ended_is_not_reached():
-    summary = tables.systems_summary(
-        tables.systems(frame(row(OURS, length=40), *lengths((8, True)))), tables.step_cost(rounds(1.0))
+    summary = estimate.systems_summary(
+        estimate.systems(frame(row(OURS, length=40), *lengths((8, True)))), estimate.step_cost(rounds(1.0))
     )
-    second = tables.bars(summary, frame(row(OURS)), BENCHMARK).iloc[1]
+    second = cost.bars(summary, frame(row(OURS)), BENCHMARK).iloc[1]
     assert second[["measured", "reached"]].tolist() == ["not reached by ours", "no"]
 
 
@@ -278,26 +283,26 @@ def test_variants_are_compared_passage_by_passage():
     some = frame(
         *two({"lr": 0.1}, 4, 10), *two({}, 5, 13), *two({"growth": growth | {"block": 16}, "focus": 1}, 9, 13)
     )
-    table = tables.variants(some, recipe("horizon"))
+    table = cost.variants(some, recipe("horizon"))
     assert table.index.tolist() == ["nothing", "lr = 0.1", "focus = 1.0, growth.block = 16"]
     assert table["against no change"].tolist() == ["", "-2.0 (-3.0 to -1.0)", "+2.0 (+0.0 to +4.0)"]
     assert table["exact horizon, tokens"].tolist()[1] == "7.0 ± 4.2"
     assert table["shortest"].tolist() == [5, 4, 9]
     with pytest.raises(CrammingError, match="no row has the recipe horizon"):
-        tables.variants(some.head(2), recipe("horizon"))
+        cost.variants(some.head(2), recipe("horizon"))
     old = recipe("horizon", lr=0.1, max_token_passes=7)
-    assert tables.variants(some.head(2), old).index.tolist() == ["nothing"]
+    assert cost.variants(some.head(2), old).index.tolist() == ["nothing"]
 
 
 def test_curve_of_a_horizon_lags_the_prefix_by_its_block():
     run = row(OURS, length=31, token_passes=900, trace_length=[24, 24, 32, 36], trace_token_passes=[10, 20, 30, 40])
-    passes, exact = tables.exact_curve(frame(run))
+    passes, exact = traces.exact_curve(frame(run))
     assert passes.tolist() == [0, 10, 20, 30, 40, 900]
     assert exact.tolist() == [0, 0, 0, 24, 28, 31]
 
 
 def test_curve_of_the_papers_lengths_ends_at_the_first_failure():
-    passes, exact = tables.exact_curve(frame(*lengths((8, True), (16, False), (24, True))))
+    passes, exact = traces.exact_curve(frame(*lengths((8, True), (16, False), (24, True))))
     assert passes.tolist() == [0, 800, 2400, 4800]
     assert exact.tolist() == [0, 8, 8, 8]
 
@@ -319,7 +324,7 @@ def test_arms_are_told_apart_and_summed_up():
         row(best, correct_with=1, accuracy=0.25, ended="budget") | held(parametrisation="free", init_std=10.0, lr=0.5),
         row(best, correct_with=1, accuracy=0.25, ended="budget") | held(parametrisation="free", init="embedding_std"),
     ).assign(key=list("abcde"))
-    arms = tables.arms(some, {key: torch.full((1, 4), 3.0) for key in "abcde"})
+    arms = sphere_page.arms(some, {key: torch.full((1, 4), 3.0) for key in "abcde"})
     assert arms["mem"].tolist() == ["free", "free", "sphere", "sphere"]
     sphere = arms.iloc[-1]
     assert (sphere["n"], sphere["solved"], sphere["right"], sphere["steps"]) == (2, 1, 0.75, 10)
@@ -327,18 +332,20 @@ def test_arms_are_told_apart_and_summed_up():
     assert np.isnan(arms["rms_start"].iloc[1])
     assert (arms["rms_end"] == 3).all()
     some = some.assign(key=["a", "b", "c", "a", "a"])
-    found = tables.found(some, {"a": torch.ones(1, 4), "b": torch.zeros(1, 4), "c": torch.ones(1, 4)}, [1000.0, 7.0])
+    found = sphere_page.found(
+        some, {"a": torch.ones(1, 4), "b": torch.zeros(1, 4), "c": torch.ones(1, 4)}, [1000.0, 7.0]
+    )
     assert {radius: set(each) for radius, each in found.items()} == {1000.0: {"novels/a", "fresh/b"}}
-    table = tables.arms_table(arms)
+    table = sphere_page.arms_table(arms)
     assert table["exact"].tolist() == ["0/1", "0/1", "0/1", "1/2"]
     assert table["tokens right, %"].iloc[-1] == "75 (50–100)"
     assert table["size at start"].tolist() == ["10", "embedding table's", "1", "1,000"]
-    both = tables.arms_by_model(pd.concat([arms, arms.assign(model="tiny-opt", right=0.1)]))
+    both = sphere_page.arms_by_model(pd.concat([arms, arms.assign(model="tiny-opt", right=0.1)]))
     assert both.loc["sphere of size 1,000, rate 0.2"].to_dict() == {
         "tiny-llama": "75%, 1 exact",
         "tiny-opt": "10%, 1 exact",
     }
-    assert isinstance(plots.arms(arms), Figure)
+    assert isinstance(sphere_page.arms_figure(arms), Figure)
 
 
 def test_figures_are_drawn():
@@ -349,10 +356,10 @@ def test_figures_are_drawn():
     )
     steps = pd.concat([STEPS.assign(what=what) for what in ("passages", "tokens", "vectors")]).assign(share=0.5)
     for figure, legend in (
-        (plots.exact_against_passes(some, {"novels/a"}), 3),
-        (plots.turning(turned), None),
-        (plots.gradient_agreement(agree), 2),
-        (plots.step_cost(steps), None),
+        (cost.exact_against_passes_figure(some, {"novels/a"}), 3),
+        (sphere_page.turning_figure(turned), None),
+        (sphere_page.gradient_agreement_figure(agree), 2),
+        (cost.step_cost_figure(steps), None),
     ):
         assert isinstance(figure, Figure)
         if legend:
@@ -378,21 +385,21 @@ def test_equal_bits_are_told_from_equal_tokens():
     scatter = [0.9, 1.1, 0.9, 1.1, 1.0, 1.0]  # so that the intervals have a width
     bits = [240 * part for part in scatter]
     lengths = [1 + int(b / d) for b, d in zip(bits, densities, strict=True)]
-    same_bits = tables.limits(*horizons_of(lengths, densities), 16)
-    same_tokens = tables.limits(*horizons_of([50, 51, 50, 49, 50, 50], densities), 16)
+    same_bits = information.limits(*horizons_of(lengths, densities), 16)
+    same_tokens = information.limits(*horizons_of([50, 51, 50, 49, 50, 50], densities), 16)
     assert same_bits["density"].tolist() == pytest.approx(densities)
     assert same_bits["bits"].tolist() == pytest.approx(bits, abs=12)
     assert same_bits["by_bits"].tolist() == pytest.approx([240 / d for d in densities], rel=0.1)
     assert same_tokens["by_tokens"].tolist() == pytest.approx([50] * 6, abs=0.5)
     for limits, law in ((same_bits, "for bits"), (same_tokens, "for tokens")):
-        tests = tables.limit_tests(limits)
+        tests = information.limit_tests(limits)
         assert tests.loc["slope of log horizon on log density, all texts", "speaks"] == law
         assert set(tests["speaks"]) <= {law, "leaves both open"}
         assert (tests["low"] <= tests["high"]).all()
 
 
 def test_forecasts_are_made_from_the_others():
-    limits = tables.limits(*horizons_of([10, 20, 60], [1.0, 1.0, 1.0]), 8)
+    limits = information.limits(*horizons_of([10, 20, 60], [1.0, 1.0, 1.0]), 8)
     assert limits["by_tokens"].tolist() == [40, 35, 15]
     # Of 10, 20 and 60 tokens the first costs nothing; bits of the others, 39, 34 and 14, and token 0 on top.
     assert limits["by_bits"].tolist() == [40, 35, 15]
@@ -401,7 +408,7 @@ def test_forecasts_are_made_from_the_others():
 def test_bits_saved_are_counted_from_the_horizon_on():
     runs, told = horizons_of([5, 9], [3.0, 3.0], offered=20)
     told.loc[told["position"] > 6, "nats_with"] = 4 * np.log(2)
-    beyond = tables.beyond(runs, told)
+    beyond = information.beyond(runs, told)
     first = beyond[beyond["passage"] == "novels/0"].set_index("past")["bits_saved"]
     assert first.index.min() == -3  # token 1 of 5 exact ones; the last exact one, token 4, is 0 past itself
     assert first[2] == pytest.approx(3)
@@ -410,7 +417,7 @@ def test_bits_saved_are_counted_from_the_horizon_on():
 
 def test_bits_of_what_was_crammed_leave_token_0_out():
     log2 = np.log(2)
-    dots = tables.crammed_bits(
+    dots = information.crammed_bits(
         frame(
             row(OURS, token_nats_without=[9.0, log2, log2, 2 * log2], token_nats_with=[9.0, 0.0, 0.0, log2]),
             row(PAPER, token_nats_without=[9.0, log2, log2, log2], token_nats_with=[np.nan, log2, 0.0, 0.0]),
@@ -423,10 +430,10 @@ def test_bits_of_what_was_crammed_leave_token_0_out():
 def test_a_threshold_needs_runs_beyond_it():
     dots = pd.DataFrame({"kind": "cram", "source": "novels", "passage": list("abc"), "bits": [100.0, 200.0, 400.0]})
     short, long = dots.assign(bits_with=[1.0, 9.0, 20.0]), dots.assign(bits_with=[0.0, 0.0, 150.0])
-    assert tables.past_capacity(short).tolist() == [False] * 3
-    assert tables.past_capacity(long).tolist() == [False, False, True]
+    assert information.past_capacity(short).tolist() == [False] * 3
+    assert information.past_capacity(long).tolist() == [False, False, True]
     for some, said in ((short, "novels (n = 3)"), (long, "novels (n = 3): threshold 250 bits")):
-        labels = [text.get_text() for text in plots.crammed_bits(some).axes[0].get_legend().get_texts()]
+        labels = [text.get_text() for text in information.crammed_bits_figure(some).axes[0].get_legend().get_texts()]
         assert labels == ["no gain", said]
 
 
@@ -434,13 +441,13 @@ def test_published_gains_of_random_words_over_novels():
     """Sheared LLaMA by hand, from capacity.csv."""
     capacity = published("capacity").set_index(["model", "source"])["token_gain_mean"]
     model = "princeton-nlp/Sheared-LLaMA-1.3B"
-    ratio = tables.published_gains()
+    ratio = information.published_gains()
     assert ratio.loc[model, "tokens"] == pytest.approx(capacity[model, "random"] / capacity[model, "pg19"])
     assert len(ratio) == 14
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [([8], "8"), ([16, 8, 8], "8 and 16"), ([1000, 2, 30], "2, 30 and 1,000")]
+    ("values", "said"), [([8], "8"), ([16, 8, 8], "8 and 16"), ([1000, 2, 30], "2, 30 and 1,000")]
 )
-def test_numbers_spelled_in_order(values, words):
-    assert tables.spelled(pd.Series(values)) == words
+def test_numbers_spelled_in_order(values, said):
+    assert words.spelled(pd.Series(values)) == said

@@ -19,8 +19,8 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-from cramming import provenance
-from cramming.store import Store
+from cramming.book import provenance
+from cramming.results.store import Store
 
 # Under this folder of the site lie the files, one folder a page.
 FILES = "_data"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from cramming import book
+from cramming.book import build
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_site"
@@ -42,7 +42,7 @@ def site():
 
 @pytest.fixture(scope="session")
 def browser():
-    found = book.chromium()
+    found = build.chromium()
     if not found:
         lacking("no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM to its path")
     with sync_playwright() as play:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
-from cramming import explorer
+from cramming.book import explorer
 from tests.browser.conftest import ROOT, SITE, lacking
 
 STATIC = ROOT / "book" / "_static"

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 from pypdf import PdfReader
 
-from cramming import book, export
+from cramming.book import build, export
 from cramming.models import SMOLLM2, load
 from tests.browser.conftest import ROOT, SITE, lacking
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 
 def pages() -> list[str]:
     """The pages of the table of contents, and the one with the search."""
-    return [f"{file}.html" for file in book.contents(ROOT)] + ["search.html"]
+    return [f"{file}.html" for file in build.contents(ROOT)] + ["search.html"]
 
 
 def open_page(page: Page, address: str) -> None:
@@ -95,7 +95,7 @@ def test_a_number_in_the_prose_names_its_notebook_and_its_runs(page, site):
 
 
 def test_the_archive_is_read_by_a_double_click_without_a_network(browser, site, tmp_path):
-    target = book.archive(ROOT, tmp_path / "book.zip")
+    target = build.archive(ROOT, tmp_path / "book.zip")
     assert target.stat().st_size < 60e6
     with zipfile.ZipFile(target) as file:
         file.extractall(tmp_path)
@@ -126,7 +126,7 @@ def test_the_book_is_one_pdf(site, tmp_path):
     command = [sys.executable, "-m", "cramming.cli", "book", "--no-execute", "--no-build"]
     subprocess.run([*command, "--pdf", str(tmp_path / "book.pdf")], cwd=ROOT, check=True)
     read = PdfReader(tmp_path / "book.pdf")
-    assert len(read.outline) == len(book.contents(ROOT))
+    assert len(read.outline) == len(build.contents(ROOT))
     assert "one vector" in " ".join(read.pages[0].extract_text().split()).lower()
 
 

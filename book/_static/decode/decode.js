@@ -25,7 +25,7 @@
     return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
   }
 
-  /* Turned by so many degrees towards noise; the norm stays. As cramming.precision.turned. */
+  /* Turned by so many degrees towards noise; the norm stays. As cramming.studies.bits.turned. */
   function turned(mem, degrees, seed) {
     const draw = normal(seed), long = norm(mem), unit = Float64Array.from(mem, (value) => value / long);
     const noise = Float64Array.from(unit, draw), along = dot(noise, unit);
@@ -40,7 +40,7 @@
     return number[0];
   }
 
-  /* Rounded to 2 ** bits values with one scale, the best of a few. As cramming.precision.quantise. */
+  /* Rounded to 2 ** bits values with one scale, the best of a few. As cramming.rounding.quantise. */
   function rounded(mem, bits) {
     const half = 2 ** (bits - 1), widest = mem.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / (half - 0.5);
     let best = mem, least = Infinity;

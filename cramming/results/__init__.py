@@ -1,0 +1,1 @@
+"""Runs and what is known of them: plans, sweeps, the store, published numbers."""

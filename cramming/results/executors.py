@@ -1,0 +1,396 @@
+"""Where jobs are executed: worker processes of this machine, or a Dask cluster of any kind.
+
+An executor applies one function to many jobs and yields each job with its result as soon as that is there, in any
+order. A worker gets the function and one job at a time. A job whose worker dies is repeated once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, Protocol, TypeVar
+
+from cramming.errors import CrammingError
+
+NAMES = ("serial", "processes", "dask")
+WORKERS = 2  # where no GPUs say how many
+GRACE = 10.0  # seconds that a worker without a job has to leave
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Applies a function to jobs in workers.
+
+    Attributes:
+        threads: Of each worker; None leaves it to `local` or, elsewhere, to the worker.
+        local: Workers that share the cores of this machine; 0 if they are elsewhere.
+    """
+
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def local(self) -> int: ...  # noqa: D102
+
+    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """Each job with its result, in the order in which they finish.
+
+        Args:
+            function: Of the top level of a module, so that a worker can import it.
+            jobs: Each can be pickled, and reads in an error message as what it is.
+
+        Raises:
+            CrammingError: If one is raised in a worker, or a job cost two workers their lives.
+        """
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Worker processes of this machine.
+
+    Attributes:
+        workers: How many at once.
+        threads: Of each.
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, dealt out among the workers; none: no worker is told.
+    """
+
+    workers: int = WORKERS
+    threads: int | None = None
+    devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.workers)
+
+    @property
+    def local(self) -> int:
+        """All of them."""
+        return self.workers
+
+    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """See `Executor`. Closing the iterator ends the workers, whatever they are at."""
+        waiting, lost, crew = deque(range(len(jobs))), set[int](), dict[Connection, _Worker]()
+
+        def hire(seat: int, index: int) -> None:
+            worker = _Worker.start(function, _environment(self.devices, seat), seat)
+            crew[worker.pipe] = worker
+            worker.give(index, jobs[index])
+
+        try:
+            for seat in range(min(self.workers, len(jobs))):
+                hire(seat, waiting.popleft())
+            while crew:
+                for pipe in wait(list(crew)):
+                    worker = crew[pipe]  # type: ignore[index]
+                    index = worker.index
+                    try:
+                        fine, answer = worker.pipe.recv()
+                    except (EOFError, OSError):
+                        crew.pop(worker.pipe).end()
+                        if index in lost:
+                            raise _dead(jobs[index]) from None
+                        lost.add(index)
+                        hire(worker.seat, index)
+                        continue
+                    if not fine:
+                        raise answer
+                    if waiting:
+                        worker.give(waiting[0], jobs[waiting.popleft()])
+                    else:
+                        crew.pop(worker.pipe).end(grace=GRACE)
+                    yield jobs[index], answer
+        finally:
+            for worker in crew.values():
+                worker.end()
+
+
+@dataclass
+class _Worker:
+    """A process that takes jobs from a pipe, and the one that it is at."""
+
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    seat: int
+    index: int = -1
+
+    @classmethod
+    def start(cls, function: Callable[[Any], Any], environment: Mapping[str, str], seat: int) -> _Worker:
+        spawn = multiprocessing.get_context("spawn")  # a fork would take over locks of torch's threads
+        mine, theirs = spawn.Pipe()
+        process = spawn.Process(target=_serve, args=(theirs, function, dict(environment)), daemon=True)
+        process.start()
+        theirs.close()  # so that reading fails once the worker is gone
+        return cls(process, mine, seat)
+
+    def give(self, index: int, job: object) -> None:
+        self.index = index
+        with contextlib.suppress(OSError):  # a worker that is gone is found out when its answer is read
+            self.pipe.send(job)
+
+    def end(self, *, grace: float = 0) -> None:
+        """At once; or in order, handing back its locks, if it waits for a job and leaves within `grace` seconds."""
+        self.pipe.close()
+        self.process.join(grace)
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
+    """What a worker process does: answer jobs until it is ended, or the sweep is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep ends its workers itself
+    os.environ.update(environment)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            job = pipe.recv()
+            try:
+                answer = True, function(job)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = False, error
+            pipe.send(answer)
+
+
+@dataclass(frozen=True)
+class Dask:
+    """Workers of a Dask cluster; needs the extra ``cluster``.
+
+    Attributes:
+        workers: How many processes to start on this machine, if neither scheduler nor cluster is given.
+        threads: Of each worker.
+        devices: GPUs dealt out among the workers started here, see `Processes`.
+        scheduler: Address of a scheduler that runs already, such as ``tcp://10.0.0.1:8786``.
+        cluster: A cluster object, such as one from `queued`. It is left open.
+    """
+
+    workers: int = WORKERS
+    threads: int | None = None
+    devices: tuple[str, ...] = ()
+    scheduler: str | None = None
+    cluster: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.workers)
+
+    @property
+    def local(self) -> int:
+        """Those started here."""
+        return 0 if self.scheduler or self.cluster else self.workers
+
+    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """See `Executor`. Closing the iterator ends workers started here, and takes from others what they have not
+        begun.
+        """
+        distributed = _extra("distributed")
+        with contextlib.ExitStack() as stack:
+            cluster = self.scheduler or self.cluster or stack.enter_context(here(self.workers, self.devices))
+            try:
+                client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
+            except (OSError, ValueError) as error:
+                raise CrammingError(
+                    f"no Dask scheduler answers at {self.scheduler!r} ({' '.join(str(error).split())[:80]}): "
+                    "start one with `dask scheduler`, or leave --scheduler out"
+                ) from error
+            futures = {
+                client.submit(function, job, pure=False, priority=-i): job
+                for i, job in enumerate(jobs)  # earlier jobs first
+            }
+            stack.callback(client.cancel, list(futures))
+            for future in distributed.as_completed(list(futures), loop=client.loop):
+                job = futures.pop(future)
+                try:
+                    result = future.result()
+                except distributed.KilledWorker:
+                    raise _dead(job) from None
+                yield job, result
+
+
+def here(workers: int = WORKERS, devices: Sequence[str] = ()) -> Any:
+    """A Dask cluster of processes of this machine, reached over loopback, without a dashboard.
+
+    ``Dask(cluster=here(2))`` keeps workers, and the models they loaded, from one sweep to the next.
+
+    Args:
+        workers: How many.
+        devices: GPUs dealt out among them, see `Processes`.
+
+    Raises:
+        CrammingError: If the extra ``cluster`` is missing.
+    """
+    distributed = _extra("distributed")
+    options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with _repeating_once():
+        return distributed.SpecCluster(
+            scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+            workers={
+                seat: {"cls": distributed.Nanny, "options": options | {"env": _environment(devices, seat)}}
+                for seat in range(workers)
+            },
+            silence_logs=logging.ERROR,
+        )
+
+
+def _repeating_once() -> Any:
+    """Settings of schedulers begun within: a job goes to two workers at most, and to one that is free."""
+    return _extra("dask").config.set(
+        {
+            "distributed.scheduler.allowed-failures": 1,
+            # A job that waits at a worker when it dies would count as lost with the one that was under way.
+            "distributed.scheduler.worker-saturation": 1.0,
+        }
+    )
+
+
+def named(
+    name: str, *, workers: int | None = None, threads: int | None = None, scheduler: str | None = None
+) -> Executor | None:
+    """The executor of a name; None for ``serial``, which needs no workers.
+
+    Args:
+        name: One of `NAMES`.
+        workers: How many; by default one a GPU, or `WORKERS`.
+        threads: Of each worker.
+        scheduler: For ``dask``, the address of a scheduler that runs already.
+
+    Raises:
+        CrammingError: If there is no such executor, or it cannot be had so.
+    """
+    if name not in NAMES:
+        raise CrammingError(f"executor {name!r} is unknown: use one of {', '.join(NAMES)}")
+    if scheduler and name != "dask":
+        raise CrammingError(f"scheduler {scheduler!r} goes with executor 'dask', not {name!r}: add --executor dask")
+    if name == "serial":
+        if workers not in {None, 1}:
+            raise CrammingError(f"executor 'serial' has no {workers} workers: use processes or dask")
+        return None
+    devices = _gpus()
+    count = (len(devices) or WORKERS) if workers is None else workers
+    if name == "processes":
+        return Processes(count, threads, devices)
+    return Dask(count, threads, devices, scheduler)
+
+
+System = Literal["slurm", "pbs", "lsf"]
+
+
+def queued(system: System, jobs: int, **options: Any) -> Any:
+    """A Dask cluster whose workers are jobs of a batch system, for ``Dask(cluster=...)``.
+
+    Args:
+        system: Which batch system.
+        jobs: How many jobs to submit, each one worker with one model.
+        options: As `job_script` takes them.
+
+    Raises:
+        CrammingError: If the system is unknown, or the extra ``cluster`` is missing.
+    """
+    kind = getattr(_extra("dask_jobqueue"), f"{_known(system).upper()}Cluster")
+    with _repeating_once():
+        cluster = kind(**_job(system, **options))
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # unlike scale, replaces those that reach their walltime
+    return cluster
+
+
+def job_script(system: System, **options: Any) -> str:
+    """What `queued` submits, once for each worker; nothing is submitted or started.
+
+    Args:
+        system: ``slurm``, ``pbs`` or ``lsf``.
+        options: cores (of a job, default 4), memory (such as ``16GB``), walltime (``24:00:00``), gpus (0 or more),
+            queue, directives (further lines of the header, without their mark), setup (lines of shell before the
+            worker starts), python (the interpreter there), and what else the class of dask-jobqueue takes.
+
+    Raises:
+        CrammingError: If the system is unknown, or the extra ``cluster`` is missing.
+    """
+    kind = getattr(importlib.import_module(f"{_extra('dask_jobqueue').__name__}.{_known(system)}"), _JOBS[system])
+    return str(kind(scheduler="tcp://SCHEDULER", name="cramming", **_job(system, **options)).job_script())
+
+
+_JOBS = {"slurm": "SLURMJob", "pbs": "PBSJob", "lsf": "LSFJob"}
+
+
+def _job(
+    system: System,
+    *,
+    cores: int = 4,
+    memory: str = "16GB",
+    walltime: str = "24:00:00",
+    gpus: int = 0,
+    directives: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    python: str | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The options of dask-jobqueue. One Dask thread a job: a worker runs one batch at a time, on all its cores."""
+    size = importlib.import_module("dask.utils").parse_bytes(memory)
+    gpu = {"slurm": f"--gres=gpu:{gpus}", "pbs": "", "lsf": f"-gpu num={gpus}"}[system] if gpus else ""
+    shape: dict[str, dict[str, Any]] = {
+        "slurm": {"job_cpu": cores, "job_mem": memory.replace("B", "")},
+        "pbs": {"resource_spec": f"select=1:ncpus={cores}:mem={memory}" + (f":ngpus={gpus}" if gpus else "")},
+        "lsf": {"ncpus": cores, "mem": size},
+    }
+    return {
+        "job_name": "cramming",
+        "cores": 1,
+        "processes": 1,
+        "memory": memory,
+        "walltime": walltime.rsplit(":", 1)[0] if system == "lsf" else walltime,  # LSF knows hours and minutes only
+        "job_extra_directives": [*filter(None, [gpu]), *directives],
+        "job_script_prologue": list(setup),
+        "python": python or sys.executable,
+        **shape[system],
+        **others,
+    }
+
+
+def _known(system: str) -> str:
+    if system not in _JOBS:
+        raise CrammingError(f"batch system {system!r} is unknown: use one of {', '.join(_JOBS)}")
+    return system
+
+
+def _extra(module: str) -> Any:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CrammingError(f"{module} is not installed: pip install 'cramming[cluster]'") from error
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)  # dask-jobqueue makes Ctrl-C exit Python as soon as it is imported
+
+
+def _environment(devices: Sequence[str], seat: int) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": devices[seat % len(devices)]} if devices else {}
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs of this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    torch = importlib.import_module("torch")  # not at the top: a worker without a model need not load it
+    if not torch.cuda.is_available():
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))
+
+
+def _at_least_one(workers: int) -> None:
+    if workers < 1:
+        raise CrammingError(f"workers is {workers}: give at least 1")
+
+
+def _dead(job: object) -> CrammingError:
+    return CrammingError(
+        f"{job}: its worker died twice, killed or out of memory: use fewer workers or a smaller batch; "
+        "what was stored stays"
+    )

@@ -1,0 +1,121 @@
+"""Figures: one function each, a tidy frame in, a matplotlib figure out. The style is here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
+from io import StringIO
+from typing import Any, ParamSpec
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+# Dark, middle and light in this order, so that they stay apart in grey; markers tell them apart a second time.
+COLOURS = ("#12436d", "#d1602c", "#8fb8a8", "#3f3f46")
+SOURCE_MARKS = {"novels": (COLOURS[0], "o"), "fresh": (COLOURS[1], "s"), "random": (COLOURS[2], "^")}
+STYLE: dict[Any, Any] = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook"),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "cramming",
+}
+
+
+# Attribute of a figure for the frames that it draws, where those it is given are far larger.
+DRAWN = "cramming_drawn"
+P = ParamSpec("P")
+
+
+def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the common style, and leave the figure to the caller instead of to pyplot's list of open ones.
+
+    Displayed in a notebook, the figure takes its own SVG and the numbers it was drawn from along, in the metadata of
+    the output: from there the book makes files of them.
+    """
+
+    @wraps(plot)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = plot(*args, **kwargs)
+            figure.canvas.draw()
+        plt.close(figure)
+        given = getattr(figure, DRAWN, None) or signature(plot).bind(*args, **kwargs).arguments
+
+        def bundle(**_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+            return {}, {"cramming": {"figure": plot.__name__, "svg": _svg(figure), "csv": _csv(given)}}
+
+        figure._repr_mimebundle_ = bundle  # type: ignore[attr-defined]
+        return figure
+
+    return wrapper
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG, the same each time that it is drawn from the same numbers."""
+    text = StringIO()
+    with plt.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _csv(given: Mapping[str, Any]) -> dict[str, str]:
+    """The frames among the arguments of a figure as CSV, by name; columns of arrays and of long texts are left out."""
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and value and all(isinstance(part, pd.DataFrame) for part in value.values()):
+            parts = {str(key): part for key, part in value.items()}
+            value = pd.concat(parts, names=["series"])
+            if value.index.names == ["series", None]:
+                value = value.droplevel(1)
+        if isinstance(value, pd.DataFrame) and len(value):
+            told = [
+                column
+                for column, cell in value.iloc[0].items()
+                if np.ndim(cell) == 0 and not (isinstance(cell, str) and len(cell) > 200)
+            ]
+            index = value.index.names != [None]
+            found[name] = value[told].to_csv(index=index, float_format="%.6g", lineterminator="\n")
+    return found
+
+
+def marks_by_source(axis: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
+    """One mark a row, in the colour and shape of its source, with n in the legend."""
+    for source, (colour, marker) in SOURCE_MARKS.items():
+        some = frame[frame["source"] == source]
+        if len(some):
+            axis.plot(some[x], some[y], marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                      label=f"{source} (n = {len(some)})")  # fmt: skip
+
+
+@styled
+def horizon_growth_figure(runs: pd.DataFrame) -> Figure:
+    """Tokens under optimisation against token passes, one thin line a passage, the mean of each source in bold."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    for source, some in runs.groupby("source"):
+        colour, _ = SOURCE_MARKS.get(str(source), (COLOURS[3], "o"))
+        most = max(passes[-1] for passes in some["trace_token_passes"])
+        grid = np.linspace(0, most, 200)
+        lines = [np.interp(grid, row.trace_token_passes, row.trace_length) for row in some.itertuples()]
+        for line in lines:
+            axis.plot(grid, line, color=colour, alpha=0.25, linewidth=0.8)
+        style = {"novels": "-", "fresh": "--", "random": ":"}.get(str(source), "-.")
+        axis.plot(grid, np.mean(lines, axis=0), color=colour, linewidth=2.6, linestyle=style, label=f"{source}, mean")
+    axis.set(xlabel="token passes spent on a passage", ylabel="prefix under optimisation, tokens", xlim=(0, None))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.legend()
+    return figure

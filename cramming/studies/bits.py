@@ -1,0 +1,267 @@
+"""How few bits mem vectors can be written in: rounding, packing into bytes, and what is exact after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from cramming import metrics
+from cramming.decode import exact_prefix
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.recipes import Recipe
+from cramming.rounding import quantise, stored_bits
+from cramming.studies import _words as words
+from cramming.studies._figures import COLOURS, styled
+from cramming.texts import Passage
+
+# What was done to mem vectors, how much of it (bits a number, degrees or a share), the bits they take, and the result.
+Change = tuple[str, float, float, torch.Tensor]
+
+
+def rounded(mem: torch.Tensor, bits: Iterable[int], block: int | None = None) -> list[Change]:
+    """Mem vectors (k, d) as they are, in two half-precision formats, and by `quantise`, with a scale a vector and,
+    if `block` is given, a scale a block as well."""
+    k, d = mem.shape
+    changes: list[Change] = [("float32", 32, 32 * k * d, mem)]
+    for dtype in (torch.bfloat16, torch.float16):
+        changes.append((str(dtype).removeprefix("torch."), 16, 16 * k * d, mem.to(dtype).float()))
+    for b in bits:
+        changes += [
+            ("scale a block" if size else "scale a vector", b, stored_bits(d, b, size, k), quantise(mem, b, size))
+            for size in dict.fromkeys((None, block))
+        ]
+    return changes
+
+
+def turned(mem: torch.Tensor, degrees: Iterable[float], generator: torch.Generator, draws: int = 1) -> list[Change]:
+    """Mem vectors (k, d), each turned by so many degrees towards random noise, `draws` times anew; norms stay."""
+    normalise = torch.nn.functional.normalize
+    norm, unit, changes = mem.norm(dim=1, keepdim=True), normalise(mem), list[Change]()
+    for _ in range(draws):
+        noise = torch.randn(mem.shape, generator=generator).to(mem.device)
+        across = normalise(noise - (noise * unit).sum(1, keepdim=True) * unit)
+        for angle in degrees:
+            turn = math.radians(angle)
+            changes.append(("noise", angle, math.nan, norm * (math.cos(turn) * unit + math.sin(turn) * across)))
+    return changes
+
+
+def thinned(mem: torch.Tensor, shares: Iterable[float]) -> list[Change]:
+    """Mem vectors (k, d) with that share of the numbers of each set to 0, the smallest ones."""
+    order = mem.abs().argsort(dim=1).argsort(dim=1)  # the rank of each number
+    return [("zeroed", share, math.nan, mem * (order >= round(share * mem.shape[1]))) for share in shares]
+
+
+def survival(
+    lm: FrozenLM,
+    vectors: Sequence[torch.Tensor],
+    passages: Sequence[Passage],
+    change: Callable[[torch.Tensor], list[Change]],
+) -> pd.DataFrame:
+    """How many tokens of each passage are exact after its mem vectors were changed, in several ways.
+
+    Args:
+        lm: The frozen model.
+        vectors: Mem vectors of each passage, shape (k, d).
+        passages: What they hold.
+        change: Gives the changed vectors, such as `rounded`.
+
+    Returns:
+        One row a passage and changed vectors: source, passage, length (tokens), what and amount (see `Change`),
+        stored_bits, degrees (angle to the vectors before), exact (tokens of the longest prefix of which each token is
+        the argmax given the true ones before it; free decoding in the same computation gives the same).
+
+    Raises:
+        CrammingError: If there is no passage, or not as many vectors.
+    """
+    if not len(vectors) == len(passages) > 0:
+        raise CrammingError(f"{len(vectors)} vectors and {len(passages)} passages: give as many of each, at least one")
+    rows = []
+    for mem, passage in zip(vectors, passages, strict=True):
+        changes = change(mem)
+        exact = exact_prefix(lm, torch.stack([changed for *_, changed in changes]), passage.token_ids)
+        for (what, amount, bits, changed), tokens in zip(changes, exact, strict=True):
+            cosine = torch.nn.functional.cosine_similarity(mem.flatten().double(), changed.flatten().double(), dim=0)
+            degrees = math.degrees(math.acos(min(1.0, float(cosine))))
+            rows.append((passage.source, passage.id, len(passage), what, amount, bits, degrees, tokens))
+    columns = ["source", "passage", "length", "what", "amount", "stored_bits", "degrees", "exact"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def survival_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is left of passages after their vectors were changed, one row a way and amount of change.
+
+    Args:
+        frame: From `cramming.studies.bits.survival` or `few_bits`.
+
+    Returns:
+        Indexed by what and amount: n (passages), cases (more, if noise is drawn several times), stored_bits (of the
+        vectors of a passage), degrees (mean angle to the vectors before), exact_mean, exact_sd, exact_sem (tokens),
+        share_mean, share_sem (of the tokens of a passage), whole (cases of which every token is left), bits_per_token
+        (bits stored over tokens left, sums over passages; infinite if none is left).
+    """
+    rows = {}
+    share = frame["exact"] / frame["length"]
+    for key, some in frame.assign(share=share).groupby(["what", "amount"], sort=False):
+        rows[key] = {
+            "n": some["passage"].nunique(),
+            "cases": len(some),
+            "stored_bits": some["stored_bits"].mean(),
+            "degrees": some["degrees"].mean(),
+            "exact_mean": some["exact"].mean(),
+            "exact_sd": some["exact"].std(),
+            "exact_sem": some["exact"].sem(),
+            "share_mean": some["share"].mean(),
+            "share_sem": some["share"].sem(),
+            "whole": int((some["exact"] == some["length"]).sum()),
+            "bits_per_token": words.ratio(some["stored_bits"].sum(), some["exact"].sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "amount"])
+
+
+def survival_table(summary: pd.DataFrame, first: str = "written as") -> pd.DataFrame:
+    """`survival_summary` of what takes a number of bits, as a page shows it; `first` heads the first column."""
+    some = summary[summary["stored_bits"].notna()].reset_index()
+    rows = {
+        (row.what, f"{row.amount:g}"): {
+            "bits a vector": f"{row.stored_bits:,.0f}",
+            "angle, degrees": f"{row.degrees:.1f}" if row.degrees == row.degrees else "",
+            "exact tokens left": words.spread(row.exact_mean, row.exact_sd),
+            "passages whole": f"{row.whole} of {row.n}",
+            "bits of vector a token left": f"{row.bits_per_token:,.0f}" if np.isfinite(row.bits_per_token) else "",
+        }
+        for row in some.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis([first, "bits a number"])
+
+
+def fewest_bits(frame: pd.DataFrame) -> pd.DataFrame:
+    """The fewest bits a number at which passages stay exact over their whole length, and at all more that were tried.
+
+    Args:
+        frame: From `cramming.studies.bits.survival` or `few_bits`.
+
+    Returns:
+        One row a way of rounding and passage: what, source, passage, length, fewest (bits a number; nan if some token
+        is lost even at the most), stored_bits (of the vectors of that passage, then).
+    """
+    rows = []
+    some = frame[frame["stored_bits"].notna()].sort_values("amount", ascending=False)
+    for (what, source, passage), each in some.groupby(["what", "source", "passage"], sort=False):
+        kept = each[(each["exact"] == each["length"]).cummin()]
+        fewest, bits = (kept["amount"].iloc[-1], kept["stored_bits"].iloc[-1]) if len(kept) else (np.nan, np.nan)
+        rows.append((what, source, passage, each["length"].iloc[0], fewest, bits))
+    return pd.DataFrame(rows, columns=["what", "source", "passage", "length", "fewest", "stored_bits"])
+
+
+def fewest_for_all(frame: pd.DataFrame) -> pd.Series:
+    """By way of rounding the fewest bits a number at which all passages stay exact; nan if they do at none tried."""
+    return fewest_bits(frame).groupby("what", sort=False)["fewest"].agg(lambda bits: bits.max(skipna=False))
+
+
+IN_THE_LOOP = "rounded while crammed"
+
+
+def by_rounding(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the store with the columns bits (mem was rounded to; nan if it was not) and stop_margin (logits)."""
+    hows = [Recipe.model_validate_json(text) for text in results["recipe_json"]]
+    bits = np.array([how.bits or np.nan for how in hows])
+    return results.assign(bits=bits, stop_margin=[how.stop_margin for how in hows])
+
+
+def few_bits(runs: pd.DataFrame, afterwards: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rounding in the loop and rounding afterwards side by side.
+
+    Args:
+        runs: Rows from `by_rounding`; those rounded with one scale a vector count. Their tokens left are those that
+            free decoding gives.
+        afterwards: From `cramming.studies.bits.survival` with `rounded`, by what to call the vectors that were rounded.
+
+    Returns:
+        The columns of `cramming.studies.bits.survival`, what being the way of rounding and amount the bits a number;
+        degrees is nan in the loop, where there is no vector before.
+    """
+    parts = [
+        frame[frame["what"].isin(["float32", "scale a vector"])].assign(what=name)
+        for name, frame in afterwards.items()
+    ]
+    loop = runs[runs["bits"].notna()].sort_values("bits", ascending=False)
+    bits = [stored_bits(row.width, int(row.bits), k=row.n_vectors) for row in loop.itertuples()]
+    columns = {"what": IN_THE_LOOP, "amount": loop["bits"], "stored_bits": bits, "degrees": np.nan}
+    parts.append(loop[["source", "passage", "length"]].assign(**columns, exact=loop["correct_greedy"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def information_per_token(runs: pd.DataFrame) -> float:
+    """Bits that a token of the passages of runs carries without mem, mean over tokens 1 on of all passages."""
+    nats = [np.asarray(row.token_nats_without)[1 : row.length] for row in runs.itertuples()]
+    return float(metrics.nats_to_bits(np.concatenate(nats).mean()))
+
+
+# How ways of changing or rounding vectors look, in the order they come.
+_LINES = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[3], "^", ":"), (COLOURS[2], "D", "-."))
+
+
+@styled
+def survival_figure(summary: pd.DataFrame) -> Figure:
+    """Share of a passage that is left after rounding, against bits a number, and after any change, against its angle.
+
+    Args:
+        summary: `cramming.studies.bits.survival_summary` of rounding, noise and zeroing.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    frame = summary.reset_index()
+    names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
+    for what, (colour, marker, style) in zip(names, _LINES, strict=False):
+        some = frame[frame["what"] == what]
+        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
+        panels = [(axes[1], some["degrees"])]
+        if some["stored_bits"].notna().any():
+            panels.append((axes[0], some["amount"]))
+        for axis, along in panels:
+            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
+            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+    bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
+    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
+    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+@styled
+def few_bits_figure(frame: pd.DataFrame) -> Figure:
+    """Passages that stay whole, and exact tokens, against bits a number, by when mem was rounded.
+
+    Args:
+        frame: `cramming.studies.bits.few_bits`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4))
+    amounts = sorted(frame["amount"].unique())
+    place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
+    names = list(dict.fromkeys(frame["what"]))
+    for i, (what, (colour, marker, style)) in enumerate(zip(names, _LINES, strict=False)):
+        some = frame[frame["what"] == what]
+        whole = (some["exact"] == some["length"]).groupby(some["amount"]).mean() * 100
+        tokens = some.groupby("amount")["exact"].mean()
+        for axis, line in zip(axes, (whole, tokens), strict=True):
+            axis.plot(line.index.map(place), line, style, color=colour, marker=marker, linewidth=2, label=what)
+        # Side by side, since many passages keep equally many.
+        beside = some["amount"].map(place) + (i - 1) * 0.15
+        axes[1].plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
+    for axis, label in zip(axes, ("passages whole, %", "exact tokens left"), strict=True):
+        axis.set(xlabel="bits a number", ylabel=label)
+        axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+        axis.grid(visible=False, axis="x")
+    axes[0].set(ylim=(-3, 103))
+    axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure

@@ -1,0 +1,525 @@
+"""What a passage takes as a file: by general compressors, by a coder that the model drives, and as its mem vector.
+
+Every size is that of a file, and every file is read back: what counts is whether the same text comes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import brotli
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import zstandard
+from constriction import stream
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from cramming import decode, metrics, recipes, rounding
+from cramming.decode import carried
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.results.published import hub_id, published
+from cramming.results.rows import gains
+from cramming.studies import _words as words
+from cramming.studies._figures import SOURCE_MARKS, styled
+from cramming.texts import Passage, from_tokens
+
+COUNT_BYTES = 2  # at the head of files that do not know their own end: tokens of the passage, the low byte first
+_WORD = 4  # bytes that the range coder writes at a time
+_ZSTD = zstandard.FORMAT_ZSTD1_MAGICLESS
+_LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "pb": 0}]
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A way to write a passage to a file, and to get its text back from nothing but the file (and the model).
+
+    Attributes:
+        name: What the pages call it.
+        settings: What it was set to, in a phrase.
+        write: From a passage to the bytes of the file.
+        read: From the bytes of files to their texts in UTF-8; several at once, since vectors decode faster
+            side by side.
+    """
+
+    name: str
+    settings: str
+    write: Callable[[Passage], bytes]
+    read: Callable[[Sequence[bytes]], list[bytes]]
+
+
+def general() -> list[Coder]:
+    """Plain text and general compressors, which see the UTF-8 bytes and need no model.
+
+    Of each the setting with the smallest files. gzip and xz appear twice: as the files that everybody knows, and as
+    the same method without the header and checksum, which weigh a lot on a short text.
+    """
+
+    def bare_zstd(text: bytes) -> bytes:
+        how = zstandard.ZstdCompressionParameters.from_level(
+            zstandard.MAX_COMPRESSION_LEVEL, format=_ZSTD, write_content_size=0, write_checksum=0, write_dict_id=0
+        )
+        return zstandard.ZstdCompressor(compression_params=how).compress(text)
+
+    ways: dict[str, tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+        "text": ("UTF-8, as it is", bytes, bytes),
+        "gzip": ("level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
+        "xz": ("preset 9, extreme", lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
+        "gzip, bare": (
+            "deflate of level 9, no header, no checksum",
+            lambda text: zlib.compress(text, 9, wbits=-zlib.MAX_WBITS),
+            lambda data: zlib.decompress(data, wbits=-zlib.MAX_WBITS),
+        ),
+        "xz, bare": (
+            "LZMA, preset 9, extreme, lc and pb 0, no header, no checksum",
+            lambda text: lzma.compress(text, lzma.FORMAT_RAW, filters=_LZMA),
+            lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_LZMA),
+        ),
+        "zstd, bare": (
+            f"level {zstandard.MAX_COMPRESSION_LEVEL}, no magic number, size or checksum",
+            bare_zstd,
+            lambda data: zstandard.ZstdDecompressor(format=_ZSTD).decompressobj().decompress(data),
+        ),
+        "brotli": (
+            "quality 11, for text",
+            lambda text: brotli.compress(text, mode=brotli.MODE_TEXT, quality=11),
+            brotli.decompress,
+        ),
+    }
+    return [
+        Coder(name, settings, lambda passage, to=to: to(passage.text.encode()), _each(back))  # type: ignore[misc]
+        for name, (settings, to, back) in ways.items()
+    ]
+
+
+def by_model(lm: FrozenLM) -> list[Coder]:
+    """Token ids as numbers of a fixed size, and by an arithmetic coder driven by the model (`encode_tokens`)."""
+    number = np.min_scalar_type(lm.vocab_size - 1).newbyteorder("<")
+    return [
+        Coder(
+            "token ids",
+            f"{8 * number.itemsize} bits each",
+            lambda passage: np.array(passage.token_ids, number).tobytes(),
+            _each(lambda data: _text(lm, np.frombuffer(data, number).tolist())),
+        ),
+        Coder(
+            "model and range coder",
+            f"constriction; {COUNT_BYTES} bytes of length",
+            lambda passage: encode_tokens(lm, passage.token_ids),
+            _each(lambda data: _text(lm, decode_tokens(lm, data))),
+        ),
+    ]
+
+
+def by_vector(lm: FrozenLM, vectors: Mapping[str, torch.Tensor]) -> list[Coder]:
+    """The mem vectors of passages: at the fewest bits a number that keep them exact, and as numbers of 16 and 32 bits.
+
+    Read back by greedy decoding. In front of the numbers stands the number of tokens, in `COUNT_BYTES` bytes.
+
+    Args:
+        lm: The frozen model.
+        vectors: By passage id, shape (k, d), the same k for all.
+    """
+
+    def coder(
+        name: str,
+        settings: str,
+        pack: Callable[[Passage], bytes],
+        unpack: Callable[[bytes], torch.Tensor],
+    ) -> Coder:
+        def read(data: Sequence[bytes]) -> list[bytes]:
+            mems = torch.stack([unpack(one[COUNT_BYTES:]) for one in data])
+            counts = [_count(one) for one in data]
+            said = _greedy(lm, mems, max(counts))
+            return [_text(lm, tokens[:n]) for tokens, n in zip(said, counts, strict=True)]
+
+        return Coder(name, settings, lambda passage: _head(passage) + pack(passage), read)
+
+    def floats(data: bytes) -> torch.Tensor:
+        return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).view(-1, lm.width)
+
+    def halves(data: bytes) -> torch.Tensor:
+        bits = torch.from_numpy(np.frombuffer(data, "<i2").astype(np.int16))
+        return bits.view(torch.bfloat16).float().view(-1, lm.width)
+
+    return [
+        coder(
+            "vector, fewest bits",
+            "one scale a vector",
+            lambda passage: fewest_bits(lm, vectors[passage.id], passage.token_ids),
+            lambda data: rounding.decode(data, lm.width),
+        ),
+        coder(
+            "vector, bfloat16",
+            "16 bits a number",
+            lambda passage: vectors[passage.id].bfloat16().view(torch.int16).numpy().astype("<i2").tobytes(),
+            halves,
+        ),
+        coder(
+            "vector, float32",
+            "32 bits a number, as found",
+            lambda passage: vectors[passage.id].numpy().astype("<f4").tobytes(),
+            floats,
+        ),
+    ]
+
+
+def encode_tokens(lm: FrozenLM, token_ids: Sequence[int]) -> bytes:
+    """Tokens through a range coder that spends on each what the model's surprise at it says.
+
+    The model reads one token after the other, and its softmax over the vocabulary says how the next one is coded; the
+    first token, before which nothing stands, is coded as if all were equally likely. Both sides have to arrive at the
+    very same probabilities, so the decoder takes the same steps in the same shapes. On another machine, or with
+    another number of threads, rounding may differ, and then nothing but noise comes out.
+
+    Args:
+        lm: The frozen model.
+        token_ids: 1 to 65,535 of them, no more than the model has positions for.
+
+    Returns:
+        `COUNT_BYTES` bytes with the number of tokens, then the code. That is cut to the fewest bytes that decode: the
+        coder itself writes four at a time.
+
+    Raises:
+        CrammingError: If there are no tokens or too many.
+
+    Examples:
+        >>> from cramming.models import load
+        >>> lm = load("tiny-llama")
+        >>> decode_tokens(lm, encode_tokens(lm, [104, 105, 33]))
+        [104, 105, 33]
+    """
+    most = min(256**COUNT_BYTES - 1, lm.context_length or 256**COUNT_BYTES)
+    if not 1 <= len(token_ids) <= most:
+        raise CrammingError(f"{len(token_ids)} tokens cannot be coded with {lm.name}: give 1 to {most}")
+    encoder, ahead, expected = stream.queue.RangeEncoder(), _predictions(lm), []
+    for i, token in enumerate(token_ids):
+        expected.append(ahead.send(token_ids[i - 1]) if i else next(ahead))
+        encoder.encode(token, expected[-1])
+    return _head(token_ids) + _shortest(encoder.get_compressed(), token_ids, expected)
+
+
+def decode_tokens(lm: FrozenLM, data: bytes) -> list[int]:
+    """The tokens that `encode_tokens` wrote with the same model on the same machine.
+
+    Raises:
+        CrammingError: If the bytes are too few to hold a length, or are seen to be from elsewhere. Most often they are
+            not: then the tokens are noise.
+    """
+    decoder, ahead, tokens = _decoder(data[COUNT_BYTES:]), _predictions(lm), list[int]()
+    for i in range(_count(data)):
+        tokens.append(_next(decoder, ahead.send(tokens[-1]) if i else next(ahead)))
+    return tokens
+
+
+def fewest_bits(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> bytes:
+    """Mem vectors rounded to the fewest bits a number that keep them exact, with one scale a vector.
+
+    Exact means here that every token is the argmax given the true ones before it. Greedy decoding then finds the same
+    tokens one by one, and does so when the file is read back.
+
+    Args:
+        lm: The frozen model.
+        mem: Shape (k, d).
+        token_ids: What they hold.
+
+    Returns:
+        What `cramming.rounding.encode` makes of them. If no number of bits it knows is enough, that with the most.
+    """
+    blobs = [rounding.encode(mem, bits) for bits in range(1, recipes.MOST_BITS + 1)]
+    rounded = torch.stack([rounding.decode(blob, lm.width) for blob in blobs])
+    exact = [tokens == len(token_ids) for tokens in decode.exact_prefix(lm, rounded, token_ids)]
+    return blobs[exact.index(True) if any(exact) else -1]
+
+
+def joined(passages: Sequence[Passage]) -> Passage:
+    """All passages as a single one, one after the other: what a compressor can do with a longer text."""
+    tokenizer = passages[0].tokenizer
+    if tokenizer is None:
+        raise CrammingError(f"passage {passages[0].id} has no tokenizer: make it with passages or from_text")
+    return from_tokens("together", "together", [token for p in passages for token in p.token_ids], tokenizer)
+
+
+def files(passages: Sequence[Passage], coders: Sequence[Coder]) -> pd.DataFrame:
+    """Write every passage with every coder to a file, and read it back.
+
+    Returns:
+        One row a coder and passage: coder, settings, source, passage, tokens, characters, utf8 (bytes of the text),
+        bytes (of the file), same (whether the text that came back is the same, byte for byte).
+    """
+    rows = list[tuple[Any, ...]]()
+    with TemporaryDirectory() as folder:
+        for coder in coders:
+            paths = [Path(folder) / f"{i}.bin" for i in range(len(passages))]
+            for path, passage in zip(paths, passages, strict=True):
+                path.write_bytes(coder.write(passage))
+            texts = coder.read([path.read_bytes() for path in paths])
+            for path, passage, text in zip(paths, passages, texts, strict=True):
+                utf8 = passage.text.encode()
+                about = (passage.source, passage.id, len(passage), len(passage.text), len(utf8))
+                rows.append((coder.name, coder.settings, *about, path.stat().st_size, text == utf8))
+    columns = ["coder", "settings", "source", "passage", "tokens", "characters", "utf8", "bytes", "same"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _predictions(lm: FrozenLM) -> Generator[Any, int, None]:
+    """What the model expects next, as the coder wants it: at first all tokens alike, then after each token sent."""
+    state = dict[str, Any]()
+    token = yield stream.model.Uniform(lm.vocab_size)
+    while True:
+        with torch.no_grad():
+            out = lm.model(input_ids=torch.tensor([[token]], device=lm.device), use_cache=True, **state)
+        state = carried(out)
+        token = yield stream.model.Categorical(out.logits[0, -1].float().softmax(0).cpu().numpy(), lazy=True)
+
+
+@torch.no_grad()
+def _greedy(lm: FrozenLM, mems: torch.Tensor, n: int) -> list[list[int]]:
+    """n tokens from each of the mems (B, k, d), all side by side."""
+    inputs, state, tokens = mems.to(lm.device, lm.dtype), dict[str, Any](), []
+    for _ in range(n):
+        out = lm.model(inputs_embeds=inputs, use_cache=True, **state)
+        state = carried(out)
+        tokens.append(out.logits[:, -1].argmax(1, keepdim=True))
+        inputs = lm.model.get_input_embeddings()(tokens[-1])
+    return torch.cat(tokens, dim=1).tolist()
+
+
+def _each(read: Callable[[bytes], bytes]) -> Callable[[Sequence[bytes]], list[bytes]]:
+    return lambda data: [read(one) for one in data]
+
+
+def _shortest(words: np.ndarray, token_ids: Sequence[int], expected: Sequence[Any]) -> bytes:
+    """The fewest leading bytes of a code, the last of them rounded up, that still decode to these tokens."""
+    whole = words.astype(">u4").tobytes()
+    number = int.from_bytes(whole, "big")
+    for n in range(max(0, len(whole) - 2 * _WORD), len(whole)):
+        rounded = -(-number >> 8 * (len(whole) - n))
+        short = rounded.to_bytes(n + 1, "big")[1:]  # a carry out of the first byte is lost, and the check sees it
+        decoder = _decoder(short)
+        with contextlib.suppress(CrammingError):
+            if all(_next(decoder, model) == token for token, model in zip(token_ids, expected, strict=True)):
+                return short
+    return whole
+
+
+def _decoder(code: bytes) -> Any:
+    """A decoder of a code whose bytes may have been cut off at the end: zeros take their place."""
+    whole = code.ljust(2 * _WORD, b"\0")
+    whole += bytes(-len(whole) % _WORD)
+    return stream.queue.RangeDecoder(np.frombuffer(whole, ">u4").astype(np.uint32))
+
+
+def _next(decoder: Any, expected: Any) -> int:
+    try:
+        return int(decoder.decode(expected))
+    except AssertionError as error:
+        raise CrammingError(
+            "the code does not fit the model: read it with the model, machine and number of threads that wrote it"
+        ) from error
+
+
+def _head(tokens: Sized) -> bytes:
+    return len(tokens).to_bytes(COUNT_BYTES, "little")
+
+
+def _count(data: bytes) -> int:
+    if len(data) < COUNT_BYTES:
+        raise CrammingError(f"{len(data)} bytes hold no number of tokens: give a whole file")
+    return int.from_bytes(data[:COUNT_BYTES], "little")
+
+
+def _text(lm: FrozenLM, token_ids: Sequence[int]) -> bytes:
+    return from_tokens("read", "text", token_ids, lm.tokenizer).text.encode()
+
+
+def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
+    """What passages take as files, one row a way of writing them; shares are of sums over passages.
+
+    Args:
+        files: From `cramming.studies.compression.files`.
+        together: The same of all passages written as one, by those coders that can.
+
+    Returns:
+        Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
+        sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
+        token), per_character and per_token (bits), together (bytes of one file for all; of coders that wrote none,
+        the sum), together_of_text (the same over the text's), together_same (whether it came back).
+    """
+    one = together.set_index("coder")
+    rows = {}
+    for coder, some in files.groupby("coder", sort=False):
+        sums, alone = some[["bytes", "utf8", "characters", "tokens"]].sum(), coder not in one.index
+        whole = sums if alone else one.loc[coder]
+        rows[str(coder)] = {
+            "settings": some["settings"].iloc[0],
+            "n": len(some),
+            "same": int(some["same"].sum()),
+            "mean": some["bytes"].mean(),
+            "sd": some["bytes"].std(),
+            "least": some["bytes"].min(),
+            "most": some["bytes"].max(),
+            "of_text": sums["bytes"] / sums["utf8"],
+            "of_ids": 8 * sums["bytes"] / (16 * sums["tokens"]),
+            "per_character": 8 * sums["bytes"] / sums["characters"],
+            "per_token": 8 * sums["bytes"] / sums["tokens"],
+            "together": whole["bytes"],
+            "together_of_text": whole["bytes"] / whole["utf8"],
+            "together_same": bool(some["same"].all() if alone else whole["same"]),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
+
+
+def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
+    """`file_sizes` as a page shows it."""
+    return pd.DataFrame(
+        {
+            "settings": sizes["settings"],
+            "bytes a passage": [words.spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
+            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
+            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
+            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
+            "bits a character": sizes["per_character"].map("{:.1f}".format),
+            "bits a token": sizes["per_token"].map("{:.1f}".format),
+            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
+            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
+            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
+        }
+    )
+
+
+def file_ratio(files: pd.DataFrame, over: str, under: str) -> dict[str, float]:
+    """How many times as large the files of one coder are as those of another, passage by passage.
+
+    Args:
+        files: From `cramming.studies.compression.files`.
+        over: A coder.
+        under: Another one.
+
+    Returns:
+        n (passages), mean, low and high (95 % bootstrap interval of the mean), least, most.
+
+    Raises:
+        CrammingError: If the files lack one of the coders.
+    """
+    sizes = files.pivot_table("bytes", "passage", "coder")
+    for coder in (over, under):
+        if coder not in sizes:
+            raise CrammingError(f"no file was written by {coder!r}: choose from {', '.join(sizes)}")
+    ratio = sizes[over] / sizes[under]
+    low, high = metrics.bootstrap_ci(ratio)
+    return {"n": len(ratio), "mean": ratio.mean(), "low": low, "high": high, "least": ratio.min(), "most": ratio.max()}
+
+
+PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
+
+
+def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.DataFrame:
+    """What goes into one vector, over that vector, by the unit that both are counted in; published and here.
+
+    Published numbers: the capacity in tokens and the information gain (capacity.csv), width, vocabulary and what a
+    token costs the model without mem (models.csv, over the first 512 of a text). How many characters and bytes a token
+    has is not published: there, those of the passages here stand in, though of another tokenizer.
+
+    Args:
+        results: Horizon rows of the store with one mem vector, at least two tokens each.
+        files: From `cramming.studies.compression.files`, of the same passages.
+        bits: Of each number of the vector.
+
+    Returns:
+        Indexed by model and unit (of text over of vector): text and vector (means over passages), ratio (text over
+        vector), source (file and column, or that it was measured here).
+    """
+    hub, source = PUBLISHED
+    about = published("models").set_index("hub_id").loc[hub]
+    capacity = published("capacity")
+    said = capacity[(capacity["model"].map(hub_id) == hub) & (capacity["source"] == source)].iloc[0]
+    sizes = files[files["coder"] == files["coder"].iloc[0]]
+    per_token = sizes[["characters", "utf8"]].sum() / sizes["tokens"].sum()
+    gained = gains(results)["bits"].mean()
+    cases = {
+        f"{about['name']} (published)": (
+            said["decoding_capacity_tokens"],
+            int(about["hidden_size"]),
+            int(about["vocab_size"]),
+            about["text_cross_entropy_nats_512_tokens_pg19"] / 512 * said["decoding_capacity_tokens"],
+            metrics.nats_to_bits(said["information_gain_nats_mean"]),
+            ("capacity.csv", "capacity.csv; characters a token as here", "capacity.csv, models.csv"),
+        ),
+        f"{results['model'].iloc[0]} (here)": (
+            results["length"].mean(),
+            int(results["width"].iloc[0]),
+            int(results["vocab_size"].iloc[0]),
+            results["nats_without"].mean(),
+            gained,
+            ("measured", "measured", "measured"),
+        ),
+    }
+    rows = {}
+    for model, (tokens, width, vocab_size, nats, gain, (first, second, third)) in cases.items():
+        vector = width * bits
+        for unit, text, size, where in (
+            ("tokens over vectors", tokens, 1, first),
+            ("characters over vectors", tokens * per_token["characters"], 1, second),
+            ("tokens over numbers", tokens, width, third),
+            ("bytes of UTF-8 over bytes", tokens * per_token["utf8"], vector / 8, second),
+            ("bits of token ids over bits", tokens * np.log2(vocab_size), vector, third),
+            ("bits the model lacks over bits", metrics.nats_to_bits(nats), vector, third),
+            ("information gain over bits", gain, vector, third),
+        ):
+            rows[model, unit] = {"text": text, "vector": size, "ratio": text / size, "source": where}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "unit"])
+
+
+def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`units` as a page shows it: one row a unit, one group of columns a model."""
+    shown = pd.DataFrame(
+        {
+            "of text": frame["text"].map("{:,.0f}".format),
+            "of vector": frame["vector"].map("{:,.0f}".format),
+            "ratio": [f"× {ratio:,.0f}" if ratio >= 10 else f"× {ratio:.2g}" for ratio in frame["ratio"]],
+            "from": frame["source"],
+        }
+    )
+    models = frame.index.get_level_values("model").unique()
+    return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+
+
+@styled
+def file_sizes_figure(files: pd.DataFrame) -> Figure:
+    """Bytes of each file by coder, one mark a passage, with the mean of each coder as a stroke.
+
+    Args:
+        files: From `cramming.studies.compression.files`.
+    """
+    order = {coder: place for place, coder in enumerate(files["coder"].unique())}
+    figure, axis = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5))
+    for source, (colour, marker) in SOURCE_MARKS.items():
+        some = files[files["source"] == source]
+        if len(some):
+            shift = {"novels": -0.14, "fresh": 0.14}.get(source, 0)
+            axis.plot(some["bytes"], some["coder"].map(order) + shift, marker, color=colour, markersize=5,
+                      markeredgecolor="black", markeredgewidth=0.4, alpha=0.85,
+                      label=f"{source} (n = {some['passage'].nunique()})")  # fmt: skip
+    means = files.groupby("coder", sort=False)["bytes"].mean()
+    axis.plot(means, means.index.map(order), "|", color="black", markersize=17, markeredgewidth=1.6, label="mean")
+    for coder, mean in means.items():
+        axis.annotate(f"{mean:,.0f}", (1.01, order[str(coder)]), va="center", fontsize="small",
+                      xycoords=("axes fraction", "data"))  # fmt: skip
+    axis.set_yticks(range(len(order)), list(order))
+    axis.set(xscale="log", xlabel="bytes of the file (log scale); means at the right", ylim=(len(order) - 0.5, -0.5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.grid(visible=False, axis="y")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+    return figure

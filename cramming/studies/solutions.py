@@ -1,0 +1,512 @@
+"""Where the many solutions of one text lie: how alike their vectors are, and what lies between two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from cramming.decode import teacher_forced
+from cramming.engine import first_mem, score
+from cramming.errors import CrammingError
+from cramming.models import FrozenLM
+from cramming.recipes import Recipe
+from cramming.sphere import onto_sphere
+from cramming.studies import _words as words
+from cramming.studies._figures import COLOURS, styled
+from cramming.texts import Passage
+
+ROWS = 16  # sequences that go through the network together
+GOLDEN = (math.sqrt(5) - 1) / 2
+FINE = 201  # points that the length of a way is measured with
+
+
+def solutions(results: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are exact, by passage and seed; all of them if too few are exact to compare.
+
+    Args:
+        results: Rows of kind cram with one mem vector, the same passages from several seeds.
+
+    Raises:
+        CrammingError: If there are not two passages with two runs each.
+    """
+    runs = results.sort_values(["source", "passage", "seed"], ignore_index=True)
+    for some in (runs[runs["exact"]], runs):
+        if (some["passage"].value_counts() >= 2).sum() >= 2:
+            return some.reset_index(drop=True)
+    raise CrammingError(
+        f"{len(runs)} runs of {runs['passage'].nunique()} passages cannot be compared: "
+        "give at least 2 passages with 2 runs each"
+    )
+
+
+def similarity(directions: torch.Tensor, texts: Sequence[str]) -> pd.DataFrame:
+    """Cosine between every two vectors.
+
+    Args:
+        directions: Shape (n, d); their length is ignored.
+        texts: What each of them holds, n names.
+
+    Returns:
+        One row a pair: first and second (0 to n - 1), text and other (what they hold), same (whether that is one
+        text), cosine.
+
+    Raises:
+        CrammingError: If the texts are not as many as the vectors.
+    """
+    if len(texts) != len(directions):
+        raise CrammingError(f"{len(directions)} vectors and {len(texts)} texts: give one text a vector")
+    unit, names = _unit(directions), np.asarray(texts, dtype=object)
+    first, second = np.triu_indices(len(names), 1)
+    return pd.DataFrame(
+        {
+            "first": first,
+            "second": second,
+            "text": names[first],
+            "other": names[second],
+            "same": names[first] == names[second],
+            "cosine": (unit @ unit.T)[first, second],
+        }
+    )
+
+
+def similarity_by_text(pairs: pd.DataFrame) -> pd.DataFrame:
+    """`similarity` text by text.
+
+    Returns:
+        Index text; columns within (mean cosine of its vectors with each other), between (with those of other texts),
+        more (within minus between). Texts with a single vector are left out.
+    """
+    both = pd.concat([pairs, pairs.rename(columns={"text": "other", "other": "text"})])
+    which = both["same"].map({True: "within", False: "between"})
+    means = both.pivot_table("cosine", "text", which)[["within", "between"]].rename_axis(columns=None)
+    return means.assign(more=means["within"] - means["between"]).dropna()
+
+
+def similarity_by_chance(pairs: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> float:
+    """How often vectors of one text come out as alike as they are when texts are dealt to vectors at random.
+
+    A permutation test, one-sided: the share of deals whose mean cosine within a text is at least the one seen, the
+    real deal counted among them.
+
+    Args:
+        pairs: From `similarity`.
+        draws: Deals.
+        seed: Of the deals.
+    """
+    first, second, cosines = (pairs[name].to_numpy() for name in ("first", "second", "cosine"))
+    of = dict(zip(first, pairs["text"], strict=True)) | dict(zip(second, pairs["other"], strict=True))
+    texts = pd.factorize(np.array([of[vector] for vector in range(len(of))], dtype=object))[0]
+    rng, seen = np.random.default_rng(seed), cosines[texts[first] == texts[second]].mean()
+    dealt = (rng.permutation(texts) for _ in range(draws))
+    as_large = sum(cosines[deal[first] == deal[second]].mean() >= seen for deal in dealt)
+    return float((1 + as_large) / (1 + draws))
+
+
+def variance_between(directions: torch.Tensor, texts: Sequence[str]) -> tuple[float, float]:
+    """Share of the variance of vectors (n, d) that lies between the means of their texts.
+
+    Returns:
+        That share, and the one to expect of vectors that know nothing of their texts: (texts - 1) / (n - 1).
+    """
+    points = pd.DataFrame(onto_sphere(directions.double()).cpu().numpy())
+    means = points.groupby(np.asarray(texts, dtype=object)).transform("mean")
+    share = ((means - points.mean()) ** 2).to_numpy().sum() / ((points - points.mean()) ** 2).to_numpy().sum()
+    return float(share), (len(set(texts)) - 1) / (len(points) - 1)
+
+
+@torch.no_grad()
+def nearest_tokens(lm: FrozenLM, directions: torch.Tensor, passages: Sequence[Passage]) -> pd.DataFrame:
+    """The token embedding that each vector is nearest to, by cosine, and how near those of a passage are.
+
+    Args:
+        lm: The frozen model.
+        directions: Shape (n, d); their length is ignored.
+        passages: What each is compared with, n passages.
+
+    Returns:
+        One row a vector: passage, token (id of the nearest), cosine (with it), inside (whether it occurs in the
+        passage), first (whether it is token 0), own (mean cosine with the passage's different tokens), rank (of the
+        nearest of these among all tokens; 1 is nearest).
+    """
+    table: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
+    cosines = normalize(directions.to(lm.device).float(), dim=1) @ normalize(table.float(), dim=1).T
+    rows = []
+    for each, passage in zip(cosines, passages, strict=True):
+        ids, token = passage.token_ids, int(each.argmax())
+        own = each[sorted(set(ids))]
+        rank = 1 + int((each > own.max()).sum())
+        rows.append((passage.id, token, float(each[token]), token in ids, token == ids[0], float(own.mean()), rank))
+    return pd.DataFrame(rows, columns=["passage", "token", "cosine", "inside", "first", "own", "rank"])
+
+
+def from_start(
+    lm: FrozenLM, results: pd.DataFrame, directions: torch.Tensor, passages: Sequence[Passage]
+) -> np.ndarray:
+    """Cosine of each vector (n, d) with the noise that its run started from, shape (n,).
+
+    Args:
+        lm: The frozen model.
+        results: Rows of kind cram with one mem vector, n of them.
+        directions: Where they ended.
+        passages: What they hold, in full.
+    """
+    starts = [
+        first_mem(lm, passage, Recipe.model_validate_json(row.recipe_json), 1, row.seed)[0]
+        for row, passage in zip(results.itertuples(), passages, strict=True)
+    ]
+    return (_unit(torch.stack(starts)) * _unit(directions)).sum(1)
+
+
+def pairs_within(texts: Sequence[str], most: int) -> list[tuple[int, int]]:
+    """Pairs of vectors of one text, at most so many a text, no vector in two of them.
+
+    Examples:
+        >>> pairs_within(["a", "a", "b", "a", "a", "b"], 1)
+        [(0, 1), (2, 5)]
+    """
+    places = pd.Series(range(len(texts))).groupby(np.asarray(texts, dtype=object), sort=False)
+    return [pair for _, some in places for pair in list(zip(some[::2], some[1::2], strict=False))[:most]]
+
+
+def pairs_between(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of vectors of two texts: the first of each text with the last of the next text.
+
+    Examples:
+        >>> pairs_between(["a", "a", "b", "b"])
+        [(0, 3), (2, 1)]
+    """
+    places = pd.Series(range(len(texts))).groupby(np.asarray(texts, dtype=object), sort=False)
+    firsts, lasts = places.first().tolist(), places.last().tolist()
+    return list(zip(firsts, lasts[1:] + lasts[:1], strict=True))
+
+
+def ways(controls: torch.Tensor, count: int) -> tuple[torch.Tensor, NDArray[np.float64], NDArray[np.float64]]:
+    """Points along Bezier curves on the sphere, evenly spaced by angle, so that no part of a way is passed over.
+
+    Args:
+        controls: Shape (n, c, d), first and last the ends: c = 2 is a straight line, c = 3 has one control point.
+        count: Points of each way, at least 2.
+
+    Returns:
+        The points before they are put onto the sphere, shape (n, count, d), ends included; their t, (n, count); and
+        how long each way is in degrees, (n,).
+
+    Raises:
+        CrammingError: If count is below 2.
+    """
+    if count < 2:
+        raise CrammingError(f"{count} points do not make a way: ask for at least 2, its ends")
+    # Closer together at the ends, where a curve with a far control point turns fastest.
+    fine = (1 - torch.cos(torch.linspace(0, math.pi, FINE, dtype=torch.float64))) / 2
+    fine = fine.expand(len(controls), -1)
+    points = _bezier(controls.double().cpu(), fine)
+    points = points / points.norm(dim=2, keepdim=True)
+    chords = points.diff(dim=1).norm(dim=2)
+    angles = torch.rad2deg(2 * torch.asin((chords / 2).clamp(max=1)))
+    gone = np.pad(angles.cumsum(1).numpy(), ((0, 0), (1, 0)))
+    t = np.stack([np.interp(np.linspace(0, each[-1], count), each, fine[0].numpy()) for each in gone])
+    return _bezier(controls, torch.from_numpy(t).to(controls)), t, gone[:, -1]
+
+
+@torch.no_grad()
+def walk(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    controls: torch.Tensor,
+    radius: float,
+    *,
+    count: int = 17,
+    on_sphere: bool = True,
+) -> pd.DataFrame:
+    """What comes out of the vectors along ways between two.
+
+    Args:
+        lm: The frozen model.
+        passages: What is looked for along each way.
+        controls: As in `ways`, the ends on the sphere of root mean square 1.
+        radius: S, the root mean square of mem's numbers.
+        count: Points of each way.
+        on_sphere: Whether each point is put back onto the sphere; if not, a straight line cuts through it.
+
+    Returns:
+        One row a way and point: way (0 to n - 1), passage, share (of the way by angle, 0 to 1), t (of the curve),
+        degrees (length of the whole way), right (share of tokens, teacher-forced), nats (mean cross-entropy). Where
+        every token is right, free decoding gives the passage back too.
+    """
+    points, t, lengths = ways(controls, count)
+    shares, parts = np.linspace(0, 1, count), []
+    for way, passage in enumerate(passages):
+        mem = (onto_sphere(points[way]) if on_sphere else points[way])[:, None] * radius
+        tokens = torch.tensor(passage.token_ids, device=lm.device)
+        scored = [teacher_forced(lm, some, tokens.expand(len(some), -1)) for some in mem.split(ROWS)]
+        nats, gaps = (torch.cat(values) for values in zip(*scored, strict=True))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "way": way,
+                    "passage": passage.id,
+                    "share": shares,
+                    "t": t[way],
+                    "degrees": lengths[way],
+                    "right": (gaps > 0).double().mean(1).cpu(),
+                    "nats": nats.double().mean(1).cpu(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def bend(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    ends: torch.Tensor,
+    radius: float,
+    *,
+    steps: int = 80,
+    lr: float = 0.2,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Quadratic Bezier curves between two vectors of each passage, bent so that the passage comes out along them.
+
+    The control point starts in the middle of the straight line and is trained by Adam, with the betas of our recipes
+    and a learning rate that falls by a cosine, on the mean cross-entropy at one point of the curve a step. The points
+    begin at random and go on by the golden section, which spreads them evenly. Each is put onto the sphere. The
+    method is that of mode connectivity (arXiv 1802.10026), there for the weights of networks.
+
+    Args:
+        lm: The frozen model.
+        passages: n passages of equal length.
+        ends: Shape (n, 2, d), on the sphere of root mean square 1.
+        radius: S, the root mean square of mem's numbers.
+        steps: Of Adam, for all passages together.
+        lr: Learning rate of the first step.
+        seed: Of the first points.
+
+    Returns:
+        Control points as `ways` takes them, shape (n, 3, d).
+
+    Raises:
+        CrammingError: If there is no passage or their lengths differ.
+    """
+    lengths = sorted({len(passage) for passage in passages})
+    if len(lengths) != 1:
+        raise CrammingError(f"passages have lengths {lengths}: give at least one passage, all of one length")
+    tokens = torch.tensor([passage.token_ids for passage in passages], device=lm.device)
+    weights = torch.full(tokens.shape, 1 / tokens.shape[1], device=lm.device)
+    ends = ends.to(lm.device).float()
+    first = torch.rand(len(ends), 1, generator=torch.Generator().manual_seed(seed)).to(lm.device)
+    middle = ends.mean(1).clone().requires_grad_(True)
+    adam = torch.optim.Adam([middle], lr=lr, betas=(0.9, 0.9))
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        t = (first + step * GOLDEN) % 1
+        points = _bezier(torch.stack([ends[:, 0], middle, ends[:, 1]], 1), t)[:, 0]
+        loss, _, _ = score(lm, (onto_sphere(points) * radius)[:, None], tokens, weights)
+        (middle.grad,) = torch.autograd.grad(loss, middle)
+        adam.step()
+    return torch.stack([ends[:, 0], middle.detach(), ends[:, 1]], 1)
+
+
+def _bezier(controls: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Points (n, m, d) of Bezier curves with control points (n, c, d) at t (n, m)."""
+    degree = controls.shape[1] - 1
+    basis = [math.comb(degree, i) * t**i * (1 - t) ** (degree - i) for i in range(degree + 1)]
+    return torch.stack(basis, 2) @ controls
+
+
+def _unit(vectors: torch.Tensor) -> NDArray[np.float64]:
+    return normalize(vectors.double(), dim=1).cpu().numpy()
+
+
+def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
+    """Cosine between vectors of one text and of two, and what random directions of that width would have.
+
+    Args:
+        pairs: From `cramming.studies.solutions.similarity`.
+        width: d.
+    """
+    rows = {}
+    for same, name in ((True, "of one text"), (False, "of two texts")):
+        some = pairs.loc[pairs["same"] == same, "cosine"]
+        rows[name] = (
+            f"{len(some):,}",
+            words.spread(some.mean(), some.std(), 3),
+            f"{some.min():.3f} to {some.max():.3f}",
+        )
+    rows["random directions, expected"] = ("", words.spread(0.0, width**-0.5, 3), "")
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "cosine", "range"])
+    return frame.rename_axis("two vectors")
+
+
+def nearest_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How near vectors are to token embeddings, one row a kind of vector.
+
+    Args:
+        frames: From `cramming.studies.solutions.nearest_tokens`, by what was compared with what.
+    """
+    rows = {}
+    for name, some in frames.items():
+        rows[name] = {
+            "vectors": len(some),
+            "cosine with the nearest token": words.spread(some["cosine"].mean(), some["cosine"].std(), 3),
+            "nearest token is in the passage": f"{some['inside'].mean():.0%}",
+            "nearest is token 0": f"{some['first'].mean():.0%}",
+            "cosine with the passage's tokens": words.spread(some["own"].mean(), some["own"].std(), 3),
+            "rank of the nearest of these, median": f"{some['rank'].median():,.0f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what is compared")
+
+
+def ways_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What comes out along each way between two vectors, summed up.
+
+    Args:
+        frame: From `cramming.studies.solutions.walk`.
+
+    Returns:
+        Index way; columns passage, degrees (length), ends, middle, worst, mean (share of tokens right at the two ends,
+        at the point next to half of the way, at the worst point, over all points), exact (share of points with every
+        token right).
+    """
+    rows = {}
+    for way, some in frame.groupby("way"):
+        right = some.sort_values("share")["right"].to_numpy()
+        rows[way] = {
+            "passage": some["passage"].iloc[0],
+            "degrees": some["degrees"].iloc[0],
+            "ends": right[[0, -1]].mean(),
+            "middle": right[len(right) // 2],
+            "worst": right.min(),
+            "mean": right.mean(),
+            "exact": (right == 1).mean(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
+
+
+def ways_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`ways` as a page shows it, one row a kind of way.
+
+    Args:
+        frames: From `cramming.studies.solutions.walk`, by kind of way.
+    """
+    rows = {}
+    for name, frame in frames.items():
+        each = ways_summary(frame)
+        percent = {
+            f"right, %: {what}": words.spread(each[column].mean() * 100, each[column].std() * 100, 0)
+            for what, column in (("ends", "ends"), ("half-way", "middle"), ("worst point", "worst"), ("mean", "mean"))
+        }
+        rows[name] = {
+            "ways": len(each),
+            "length, degrees": words.spread(each["degrees"].mean(), each["degrees"].std(), 0),
+            **percent,
+            "points with all right": f"{each['exact'].mean():.0%}",
+            "ways with all right throughout": int((each["worst"] == 1).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
+
+
+@styled
+def similarity_figure(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) -> Figure:
+    """Cosine between vectors of one text and of two: all pairs, and the means text by text.
+
+    Args:
+        pairs: From `cramming.studies.solutions.similarity`.
+        by_text: From `cramming.studies.solutions.similarity_by_text`.
+        width: d, for what random directions would have.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.2, 1])
+    spread = width**-0.5
+    edges = np.linspace(
+        min(pairs["cosine"].min(), -3 * spread), max(pairs["cosine"].max(), 3 * spread), 41
+    )  # the same for both
+    styles = ((False, COLOURS[2], "stepfilled", "two texts"), (True, COLOURS[0], "step", "one text"))
+    for same, colour, kind, name in styles:
+        some = pairs.loc[pairs["same"] == same, "cosine"]
+        left.hist(
+            some, edges, density=True, histtype=kind, color=colour, linewidth=2, label=f"{name}, n = {len(some):,}"
+        )
+    grid = np.linspace(edges[0], edges[-1], 200)
+    bell = np.exp(-((grid / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi))
+    left.plot(grid, bell, color=COLOURS[1], linestyle="--", label="random directions")
+    left.set(xlabel="cosine of two vectors", ylabel="density")
+    left.margins(y=0.35)
+    left.legend(fontsize="small", loc="upper left")
+    places = range(len(by_text))
+    for column, colour, marker, name in (
+        ("between", COLOURS[2], "s", "other texts"),
+        ("within", COLOURS[0], "o", "its own"),
+    ):
+        right.plot(by_text[column], places, marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                   markersize=8, label=f"with {name}")  # fmt: skip
+    right.axvline(0, color="#777777", linewidth=1)
+    right.set_yticks(places, [str(text) for text in by_text.index], fontsize="small")
+    right.set(xlabel="mean cosine of a text's vectors", ylim=(len(by_text) - 0.5, -0.5))
+    right.margins(x=0.15)
+    right.legend(fontsize="small", loc="best")
+    return figure
+
+
+@styled
+def components_figure(
+    places: np.ndarray, shares: np.ndarray, random_shares: np.ndarray, texts: Collection[str], part: float = 0.9
+) -> Figure:
+    """Vectors on their first two principal components, and how many components hold how much of the variance.
+
+    Args:
+        places: Coordinates of n vectors, shape (n, c).
+        shares: Of the variance, by component, shape (c,).
+        random_shares: The same of as many random directions.
+        texts: What each vector holds, n names.
+        part: Share of the variance to draw a line at.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
+    names = list(dict.fromkeys(texts))
+    shades = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(names)))
+    second = places[:, 1] if places.shape[1] > 1 else np.zeros(len(places))
+    for i, (name, shade) in enumerate(zip(names, shades, strict=True)):
+        some = np.asarray(list(texts), dtype=object) == name
+        left.plot(places[some, 0], second[some], "os^DvPX*<>"[i % 10], color=shade, markeredgecolor="black",
+                  markeredgewidth=0.5, markersize=7, linestyle="none", label=name)  # fmt: skip
+    left.set(xlabel=f"first component, {shares[0]:.1%} of the variance",
+             ylabel=f"second component, {shares[1:2].sum():.1%}")  # fmt: skip
+    left.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for some, colour, style, label in (
+        (shares, COLOURS[0], "-", "the vectors"),
+        (random_shares, COLOURS[1], "--", "random directions"),
+    ):
+        right.plot(range(1, len(some) + 1), np.cumsum(some) * 100, color=colour, linestyle=style, label=label)
+    right.axhline(part * 100, color="#777777", linewidth=1)
+    right.set(xlabel="components", ylabel="share of the variance, %", ylim=(0, 104))
+    right.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+@styled
+def ways_figure(frames: Mapping[str, pd.DataFrame], without: float) -> Figure:
+    """Share of tokens right along ways between two vectors, mean over passages with its standard error.
+
+    Args:
+        frames: From `cramming.studies.solutions.walk`, by what to call them.
+        without: Share of tokens right with no mem at all.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    looks = zip(COLOURS, "os^D", ("-", "--", ":", "-."), strict=True)
+    for (name, frame), (colour, marker, style) in zip(frames.items(), looks, strict=False):
+        each = frame.groupby(["passage", "share"])["right"].mean().groupby("share")
+        mean, error = each.mean() * 100, each.sem().fillna(0) * 100
+        axis.plot(mean.index, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=name)
+        axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+    axis.axhline(without * 100, color="#777777", linewidth=1)
+    axis.annotate("no mem", (1, without * 100), (0, 3), textcoords="offset points", fontsize="small", ha="right")
+    axis.set(xlabel="share of the way, by angle", ylabel="tokens right, %", ylim=(-3, 103))
+    axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
+    return figure

@@ -1,0 +1,662 @@
+"""What mem is good for besides saying its text: going on from it, naming its words, saying it from the middle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from wordfreq import zipf_frequency
+
+from cramming import metrics
+from cramming.decode import nats_and_gaps
+from cramming.errors import CrammingError
+from cramming.metrics import nats_to_bits
+from cramming.models import FrozenLM
+from cramming.studies import _words as words
+from cramming.studies._figures import COLOURS, styled
+from cramming.texts import Passage, from_tokens, other_of
+
+NEXT = 64  # tokens of the true continuation that are scored
+PROMPT = "\n\nThe text above mentions the word"
+ASKED = ("nothing", "text", "mem", "random", "other mem", "mem, text")  # fronts that the prompt is put behind
+COMMON = 5.0  # words this frequent (Zipf scale: 10 to the power of this in a billion words) say nothing of a text
+LEFT = (1, 2, 4, 8, 16)
+ROWS = 512  # positions that go through the network together
+NGRAM = 4
+
+
+class Front(NamedTuple):
+    """What stands in front: embeddings (n, d), and the position that the next token is told it has."""
+
+    embeds: torch.Tensor
+    next: int
+
+
+def split(results: pd.DataFrame, lm: FrozenLM, tokens: int = NEXT) -> tuple[list[Passage], list[Passage]]:
+    """The text that each run saw, and what follows it.
+
+    While a vector is optimised some tokens past the exact prefix are in the loss too. So a text is cut here behind the
+    last token that any step of its run saw, and no vector has seen anything of what follows.
+
+    Args:
+        results: Rows of the store, with at least two tokens on offer behind what the run saw.
+        lm: Their model.
+        tokens: How many of what follows are to be scored; there is one more, given and not scored.
+
+    Returns:
+        Texts and what follows them, one each a row; the second may be shorter than asked for.
+
+    Raises:
+        CrammingError: If fewer than two tokens follow.
+    """
+    texts, rests = [], []
+    for run in results.itertuples():
+        seen = max(run.length, *run.trace_length)
+        ids = run.token_ids[seen : seen + tokens + 1].tolist()
+        if len(ids) < 2:
+            raise CrammingError(f"{run.passage} has {len(ids)} tokens behind what its run saw: leave it out")
+        texts.append(from_tokens(run.passage, run.source, run.token_ids[:seen].tolist(), lm.tokenizer))
+        rests.append(from_tokens(run.passage, run.source, ids, lm.tokenizer))
+    return texts, rests
+
+
+def fronts(
+    lm: FrozenLM, vectors: Sequence[torch.Tensor], texts: Sequence[Passage], *, seed: int = 0
+) -> list[dict[str, Front]]:
+    """What can stand in front of a question about a text, the text and its mem vectors among it.
+
+    - ``nothing``, ``text``, ``mem``: as they say; ``mem, text``: the text behind its mem vectors, as after decoding.
+    - ``mem, room``: mem alone, but what comes next is told the position it would have behind mem and text.
+    - ``random`` and ``random, text``: a random vector as long as mem in mem's place.
+    - ``other mem``: the mem vectors of another passage, of the same source if there is one; of one passage, left out.
+
+    Args:
+        lm: The frozen model.
+        vectors: Mem vectors of each text, shape (k, d).
+        texts: As many.
+        seed: Of the random vectors.
+
+    Returns:
+        For each text the fronts, by name.
+
+    Raises:
+        CrammingError: If there are not as many vectors as texts, or none.
+    """
+    if not len(vectors) == len(texts) > 0:
+        raise CrammingError(f"{len(vectors)} vectors and {len(texts)} texts: give as many of each, at least one")
+    generator = torch.Generator().manual_seed(seed)
+    mems = [mem.to(lm.device, lm.dtype) for mem in vectors]
+    others, every = other_of(texts), []
+    for i, (mem, passage) in enumerate(zip(mems, texts, strict=True)):
+        text = _embed(lm, passage.token_ids)
+        noise = torch.randn(mem.shape, generator=generator).to(mem)
+        noise *= mem.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        places = {"nothing": text[:0], "text": text, "mem": mem, "mem, text": torch.cat([mem, text])}
+        places |= {"random": noise, "random, text": torch.cat([noise, text])}
+        if i in others:
+            places["other mem"] = mems[others[i]]
+        named = {what: Front(embeds, len(embeds)) for what, embeds in places.items()}
+        every.append(named | {"mem, room": Front(mem, len(mem) + len(text))})
+    return every
+
+
+@torch.no_grad()
+def continued(lm: FrozenLM, fronts: Sequence[Mapping[str, Front]], rests: Sequence[Passage]) -> pd.DataFrame:
+    """Cross-entropy of the true continuation of each text, by what stands in front of it.
+
+    The first token of the continuation is given: with nothing before it the model says nothing of it.
+
+    Args:
+        lm: The frozen model.
+        fronts: From `fronts`.
+        rests: What follows each text, from `split`.
+
+    Returns:
+        One row a text, front and token: source, passage, what, position (1 is the second token behind the text), bits.
+    """
+    parts = []
+    for named, rest in zip(fronts, rests, strict=True):
+        rows = [_behind(lm, front, rest.token_ids[:-1]) for front in named.values()]
+        for what, (nats, _) in zip(named, _scored(lm, rows, [rest.token_ids[1:]] * len(rows)), strict=True):
+            columns = {"source": rest.source, "passage": rest.id, "what": what, "position": range(1, len(rest))}
+            parts.append(pd.DataFrame({**columns, "bits": _bits(nats)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@torch.no_grad()
+def written(
+    lm: FrozenLM,
+    fronts: Sequence[Mapping[str, Front]],
+    texts: Sequence[Passage],
+    truth: Sequence[Passage],
+    *,
+    n_tokens: int = 48,
+    writers: Sequence[str] = ("text", "mem, text", "random, text"),
+) -> pd.DataFrame:
+    """What the model writes behind each text, greedily, with and without mem before the text.
+
+    Args:
+        lm: A model with attention.
+        fronts: From `fronts`, of the same texts.
+        texts: Such as exact prefixes: then ``mem, text`` is what free decoding from mem alone goes on to.
+        truth: What follows each text in truth, as long as n_tokens or shorter.
+        n_tokens: How many to write.
+        writers: Which fronts to write behind, ``text`` the first.
+
+    Returns:
+        One row a text and writer (`writers`, and ``truth`` for the true continuation): source, passage, writer, wrote
+        (text), bits (mean cross-entropy a token under the frozen model, given the text and no mem), same (share of
+        tokens that are those written behind the text alone), until (tokens before the first that is not), repeated
+        (share of runs of four tokens that had been written before), copied (longest run of tokens that stands in the
+        text).
+
+    Raises:
+        CrammingError: If the model has no attention.
+    """
+    _needs_attention(lm)
+    every = [named[writer] for named in fronts for writer in writers]
+    ids = _greedy(lm, every, n_tokens).tolist()
+    rows = []
+    for i, (named, text, rest) in enumerate(zip(fronts, texts, truth, strict=True)):
+        of = dict(zip(writers, ids[i * len(writers) : (i + 1) * len(writers)], strict=True))
+        plain = np.array(of[writers[0]])
+        of["truth"] = list(rest.token_ids[:n_tokens])
+        scored = _scored(lm, [_behind(lm, named["text"], tokens[:-1]) for tokens in of.values()], list(of.values()))
+        for (writer, tokens), (nats, _) in zip(of.items(), scored, strict=True):
+            agrees = np.array(tokens) == plain[: len(tokens)]
+            rows.append(
+                {
+                    "source": text.source,
+                    "passage": text.id,
+                    "writer": writer,
+                    "wrote": from_tokens(text.id, text.source, tokens, lm.tokenizer).text,
+                    "bits": nats_to_bits(float(nats.mean())),
+                    "same": agrees.mean(),
+                    "until": agrees.cumprod().sum(),
+                    "repeated": _repeated(tokens),
+                    "copied": _longest_copy(tokens, text.token_ids),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def word_pairs(texts: Sequence[Passage], tokenizer: Any) -> pd.DataFrame:
+    """Rare words of each text, each paired with one that it lacks, of another text of the same source.
+
+    A word is a run of four letters or more, less frequent than `COMMON`, and not cut off by the end of the text. Its
+    partner has as many tokens and the frequency nearest to it, is capitalised alike, and is used once a text. Words
+    without a partner are left out.
+
+    Returns:
+        One row a pair: source, passage, word, other.
+    """
+    words = [_words(text.text) for text in texts]
+    size = {word: len(_ids(tokenizer, f" {word}")) for some in words for word in some}
+    zipf = {word: zipf_frequency(word, "en") for word in size}
+    rows = []
+    for text, own in zip(texts, words, strict=True):
+        theirs = {
+            word: None
+            for other, some in zip(texts, words, strict=True)
+            if other.source == text.source and other.id != text.id
+            for word in some
+            if word.lower() not in text.text.lower()
+        }
+        for word in own:
+            fit = [w for w in theirs if size[w] == size[word] and w[0].isupper() == word[0].isupper()]
+            if fit:
+                other = min(fit, key=lambda w: (abs(zipf[w] - zipf[word]), w))
+                del theirs[other]
+                rows.append((text.source, text.id, word, other))
+    return pd.DataFrame(rows, columns=["source", "passage", "word", "other"])
+
+
+@torch.no_grad()
+def cloze(
+    lm: FrozenLM,
+    fronts: Sequence[Mapping[str, Front]],
+    texts: Sequence[Passage],
+    pairs: pd.DataFrame,
+    *,
+    prompt: str = PROMPT,
+) -> pd.DataFrame:
+    """Whether the model, asked for a word of the text, finds the true one likelier than one of another text.
+
+    Args:
+        lm: A model with attention.
+        fronts: From `fronts`; the prompt follows those named in `ASKED`.
+        texts: The same texts.
+        pairs: From `word_pairs`.
+        prompt: What the word follows, after a blank.
+
+    Returns:
+        One row a pair and front: source, passage, word, other, what, bits (by how much the true word is likelier).
+
+    Raises:
+        CrammingError: If the model has no attention.
+    """
+    _needs_attention(lm)
+    parts, asked = [], _ids(lm.tokenizer, prompt)
+    for named, text in zip(fronts, texts, strict=True):
+        mine = pairs[pairs["passage"] == text.id]
+        words = [_ids(lm.tokenizer, f" {word}") for word in [*mine["word"], *mine["other"]]]
+        for what in ASKED if words else ():
+            if what not in named:
+                continue
+            nats = _of_words(lm, named[what], asked, words)
+            parts.append(mine.assign(what=what, bits=_bits(nats[len(mine) :] - nats[: len(mine)])))
+    return pd.concat(parts or [pairs.assign(what="", bits=0.0)], ignore_index=True)
+
+
+@torch.no_grad()
+def from_the_middle(
+    lm: FrozenLM,
+    vectors: Sequence[torch.Tensor],
+    texts: Sequence[Passage],
+    lengths: Sequence[int] = LEFT,
+    *,
+    step: int = 4,
+) -> pd.DataFrame:
+    """Whether mem tells a token of its text's second half, given only a few true tokens before that one.
+
+    - ``mem``: those few tokens right behind mem.
+    - ``mem, room``: the same, but told the positions that they have in the text; not where all of it is seen.
+    - ``nothing``: those few tokens alone.
+
+    Args:
+        lm: The frozen model.
+        vectors: Mem vectors of each text, shape (k, d), k the same for all.
+        texts: What the vectors hold.
+        lengths: How many tokens before it; those that do not fit between the first token and it are left out.
+        step: One in so many tokens of the second half is asked for.
+
+    Returns:
+        One row a text, condition, length and token: source, passage, what, left (tokens; inf for the whole text before
+        it), position (in the text, from 0), bits, right (whether it is the argmax).
+    """
+    mems = [mem.to(lm.device, lm.dtype) for mem in vectors]
+    halves = [max(1, (len(text) + 1) // 2) for text in texts]
+    parts = []
+    for left in (*lengths, None):
+        # Each span: which text, from where it is seen, and the first and last token asked for.
+        if left is None:
+            spans = [(i, 0, half, len(text) - 1) for i, (text, half) in enumerate(zip(texts, halves, strict=True))]
+        else:
+            asked = [(i, at) for i, text in enumerate(texts) for at in range(halves[i], len(text), step)]
+            spans = [(i, at - left, at, at) for i, at in asked if left < at]
+        for what in ("nothing", "mem") if left is None else ("nothing", "mem", "mem, room"):
+            rows = []
+            for i, start, _, last in spans:
+                front = mems[i][:0] if what == "nothing" else mems[i]
+                place = len(front) + (start if what == "mem, room" else 0)
+                rows.append(_behind(lm, Front(front, place), texts[i].token_ids[start:last]))
+            scored = _scored(lm, rows, [texts[i].token_ids[first : last + 1] for i, _, first, last in spans])
+            for (i, _, first, last), (nats, gaps) in zip(spans, scored, strict=True):
+                columns = {"source": texts[i].source, "passage": texts[i].id, "what": what, "left": left or np.inf}
+                values = {"position": range(first, last + 1, step), "bits": _bits(nats[::step])}
+                parts.append(pd.DataFrame({**columns, **values, "right": gaps[::step] > 0}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _needs_attention(lm: FrozenLM) -> None:
+    """Several sequences go on from one state here, and padded ones side by side: a recurrent state allows neither."""
+    if lm.context_length is None:
+        raise CrammingError(f"{lm.name} has no attention: take a model of another architecture than Mamba")
+
+
+def _behind(lm: FrozenLM, front: Front, token_ids: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    """Embeddings (T, d) of a front and the tokens behind it, and their T places."""
+    places = [*range(len(front.embeds)), *range(front.next, front.next + len(token_ids))]
+    return torch.cat([front.embeds, _embed(lm, token_ids)]), places
+
+
+def _scored(
+    lm: FrozenLM, rows: Sequence[tuple[torch.Tensor, list[int]]], tokens: Sequence[Sequence[int]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Nats and gaps, (m,) each, of m tokens behind each row; the last position of the row foretells the last of them.
+
+    Rows are embeddings (T, d) and places, from `_behind`. Those of one shape go through the network together.
+    """
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for i, (embeds, _) in enumerate(rows):
+        shapes.setdefault((len(embeds), len(tokens[i])), []).append(i)
+    results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for (length, m), members in shapes.items():
+        size = max(1, ROWS // length)
+        for some in (members[at : at + size] for at in range(0, len(members), size)):
+            embeds = torch.stack([rows[i][0] for i in some])
+            # Without a mask, a gap in the places is taken for the border of two packed texts, and mem is not seen.
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device)
+            places = torch.tensor([rows[i][1] for i in some], device=lm.device)
+            logits = lm.model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=m
+            ).logits.float()
+            nats, gaps = nats_and_gaps(logits, torch.tensor([tokens[i] for i in some], device=lm.device))
+            results.update(zip(some, zip(nats.cpu().numpy(), gaps.cpu().numpy(), strict=True), strict=True))
+    return [results[i] for i in range(len(rows))]
+
+
+def _of_words(lm: FrozenLM, front: Front, prompt: Sequence[int], words: Sequence[Sequence[int]]) -> np.ndarray:
+    """Nats of each word, summed over its tokens, behind a front and a prompt: (n,)."""
+    embeds, _ = _behind(lm, front, prompt)
+    out = lm.model(inputs_embeds=embeds[None], use_cache=True, logits_to_keep=1)
+    longest = max(map(len, words))
+    logits = out.logits.expand(len(words), -1, -1)
+    if longest > 1:
+        # Each word goes on from the same state; what pads a short one comes after it and is not scored.
+        padded = torch.tensor([[*word, *[word[-1]] * (longest - len(word))] for word in words], device=lm.device)
+        out.past_key_values.batch_repeat_interleave(len(words))
+        fed = lm.model.get_input_embeddings()(padded[:, :-1])
+        more = lm.model(inputs_embeds=fed, past_key_values=out.past_key_values).logits
+        logits = torch.cat([logits, more], dim=1)
+    else:
+        padded = torch.tensor(words, device=lm.device)
+    nats, _ = nats_and_gaps(logits.float(), padded)
+    scored = torch.arange(longest, device=lm.device) < torch.tensor([[len(word)] for word in words], device=lm.device)
+    return (nats * scored).sum(1).cpu().numpy()
+
+
+def _greedy(lm: FrozenLM, fronts: Sequence[Front], n_tokens: int) -> torch.Tensor:
+    """What the model writes behind each front, all at once: tokens (B, n_tokens), the argmax of each step."""
+    longest = max(len(front.embeds) for front in fronts)
+    inputs = torch.stack([torch.nn.functional.pad(f.embeds, (0, 0, longest - len(f.embeds), 0)) for f in fronts])
+    lengths = torch.tensor([[len(front.embeds)] for front in fronts], device=lm.device)
+    # Padding stands on the left and is masked, so that all write at the same place.
+    mask = (torch.arange(longest, device=lm.device) >= longest - lengths).long()
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    state: Any = None
+    tokens = []
+    for _ in range(n_tokens):
+        out = lm.model(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=places, past_key_values=state, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        best = out.logits[:, -1].argmax(1, keepdim=True)
+        tokens.append(best)
+        inputs, state, places = lm.model.get_input_embeddings()(best), out.past_key_values, places[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return torch.cat(tokens, dim=1)
+
+
+def _repeated(tokens: Sequence[int]) -> float:
+    """Share of the runs of `NGRAM` tokens that had occurred before; nan if there are none."""
+    runs = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else np.nan
+
+
+def _longest_copy(tokens: Sequence[int], text: Sequence[int]) -> int:
+    """Length of the longest run of tokens that stands in the text."""
+    ends, longest = dict[int, int](), 0
+    for token in tokens:
+        ends = {j: ends.get(j - 1, 0) + 1 for j, other in enumerate(text) if other == token}
+        longest = max(longest, *ends.values(), 0)
+    return longest
+
+
+def _words(text: str) -> list[str]:
+    """Rare words of a text in order, each once, as it is first written; without one that the end may have cut off."""
+    found: dict[str, str] = {}
+    for match in re.finditer(r"(?<![A-Za-z'’-])[A-Za-z]{4,}(?=[^A-Za-z])", text):
+        if zipf_frequency(match[0], "en") < COMMON:
+            found.setdefault(match[0].lower(), match[0])
+    return list(found.values())
+
+
+def _bits(nats: np.ndarray) -> np.ndarray:
+    return nats * nats_to_bits(1)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _embed(lm: FrozenLM, token_ids: Sequence[int]) -> torch.Tensor:
+    """Embeddings (n, d) of tokens, none too."""
+    return lm.model.get_input_embeddings()(torch.tensor(token_ids, dtype=torch.long, device=lm.device))
+
+
+FRONTS = {
+    "nothing": "nothing",
+    "text": "the text",
+    "mem": "mem",
+    "mem, room": "mem, and room for the text",
+    "random": "a random vector",
+    "other mem": "mem of another passage",
+    "mem, text": "mem, then the text",
+    "random, text": "a random vector, then the text",
+}
+
+
+WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
+
+
+def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What stands in front of true continuations and what it takes off their cross-entropy, one row a condition.
+
+    Args:
+        frame: From `cramming.studies.steering.continued`, of all texts or some.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), bits (a token, each passage counted alike), saved (bits a token
+        fewer than with nothing in front), low, high, share (saved over what the text itself saves, of sums), share_low
+        and share_high. Intervals: 95 %, drawing passages anew.
+    """
+    each = frame.pivot_table("bits", "passage", "what")
+    saved = each.rsub(each["nothing"], axis=0)
+    text, rows = saved["text"].to_numpy(), {}
+    for what in [what for what in FRONTS if what in each]:
+        mine = saved[what].to_numpy()
+        low, high = metrics.bootstrap_ci(mine)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the text saves nothing there is no share
+            share = mine.sum() / text.sum()
+        share_low, share_high = words.ratio_interval(mine, text)
+        columns = {"n": len(mine), "bits": each[what].mean(), "saved": mine.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "share": share, "share_low": share_low, "share_high": share_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`continued_summary` by source as a page shows it."""
+    rows = {}
+    for source, some in frame.groupby("source", sort=False):
+        for r in continued_summary(some).itertuples():
+            rows[source, FRONTS[str(r.Index)]] = {
+                "passages": r.n,
+                "bits a token": f"{r.bits:.2f}",
+                "saved, bits a token": words.interval(r.saved, r.low, r.high, 2) if r.Index != "nothing" else "",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
+
+
+def paired(
+    frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what"
+) -> tuple[float, float, float]:
+    """By how much one condition is above another, passage by passage: mean, and its 95 % bootstrap interval.
+
+    Args:
+        frame: One row or several a passage and condition; several are averaged.
+        one: A condition.
+        other: Another one.
+        value: Which column is compared.
+        by: Which column names the condition.
+    """
+    each = frame.pivot_table(value, "passage", by)
+    difference = (each[one] - each[other]).dropna()
+    return float(difference.mean()), *metrics.bootstrap_ci(difference)
+
+
+def written_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the model wrote behind its texts, summed up: means over passages with 95 % bootstrap intervals.
+
+    Args:
+        frame: From `cramming.studies.steering.written`.
+    """
+    rows = {}
+    for writer, some in frame.groupby("writer", sort=False):
+        rows[WRITERS[str(writer)]] = {
+            "passages": len(some),
+            "tokens as behind the text alone": words.share_mean(some["same"]),
+            "tokens until the first other": f"{some['until'].mean():.1f}",
+            "bits a token, given the text": words.mean(some["bits"], 2),
+            "runs of four written before": words.share_mean(some["repeated"].dropna()),
+            "longest run from the text, tokens": words.mean(some["copied"], 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behind")
+
+
+def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataFrame:
+    """What the model wrote behind some of the texts, with line breaks spelled out.
+
+    Args:
+        frame: From `cramming.studies.steering.written`.
+        passages: Which.
+    """
+    some = frame[frame["passage"].isin(passages)]
+    shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(repr))
+    return shown.set_index(["passage", "behind"])[["wrote"]]
+
+
+def cloze_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often a text's word was likelier than one it lacks, one row a condition, each passage counted alike.
+
+    Args:
+        frame: From `cramming.studies.steering.cloze`.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), pairs, right (share of pairs, chance is a half), low, high, bits
+        (by how much the true word was likelier), bits_low, bits_high. Intervals: 95 %, drawing passages anew.
+    """
+    rows = {}
+    for what in [what for what in FRONTS if (frame["what"] == what).any()]:
+        some = frame[frame["what"] == what]
+        right = (some["bits"] > 0).groupby(some["passage"]).mean()
+        bits = some.groupby("passage")["bits"].mean()
+        (low, high), (bits_low, bits_high) = metrics.bootstrap_ci(right), metrics.bootstrap_ci(bits)
+        columns = {"n": len(right), "pairs": len(some), "right": right.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "bits": bits.mean(), "bits_low": bits_low, "bits_high": bits_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`cloze_summary` as a page shows it."""
+    rows = {
+        FRONTS[str(r.Index)]: {
+            "passages": r.n,
+            "pairs of words": r.pairs,
+            "true word likelier": words.percent(r.right, r.low, r.high),
+            "by, bits": words.interval(r.bits, r.bits_low, r.bits_high, 2),
+        }
+        for r in cloze_summary(frame).itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front of the question")
+
+
+def middle_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right by what stands in front and how many true tokens are seen, each passage counted alike.
+
+    Args:
+        frame: From `cramming.studies.steering.from_the_middle`.
+
+    Returns:
+        Indexed by what and left (tokens; inf for the whole text before): n (passages), right (share of tokens), low
+        and high (95 % interval, drawing passages anew), sem, bits (a token), bits_sem.
+    """
+    rows = {}
+    for key, some in frame.groupby(["what", "left"], sort=False):
+        each = some.groupby("passage")[["right", "bits"]].mean()
+        low, high = metrics.bootstrap_ci(each["right"])
+        columns = {"n": len(each), "right": each["right"].mean(), "low": low, "high": high}
+        errors = {"sem": each["right"].sem(), "bits": each["bits"].mean(), "bits_sem": each["bits"].sem()}
+        rows[key] = columns | errors
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "left"])
+
+
+def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right of `middle_summary` as a page shows them, one column a number of tokens seen."""
+    summary = middle_summary(frame)
+    rows: dict[str, dict[str, str]] = {
+        FRONTS[what]: {} for what in ("mem", "mem, room", "nothing") if what in summary.index
+    }
+    for (what, left), r in summary.iterrows():
+        rows[FRONTS[what]][seen(left)] = words.percent(r["right"], r["low"], r["high"])
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("in front")
+
+
+def seen(left: float) -> str:
+    """How many tokens are seen, in a word: a number, or ``all``."""
+    return "all" if left == np.inf else f"{left:.0f}"
+
+
+@styled
+def continued_figure(frame: pd.DataFrame, width: int = 8) -> Figure:
+    """Bits a token of the true continuation against the place in it, by what stands in front, with and without text.
+
+    Args:
+        frame: From `cramming.studies.steering.continued`.
+        width: Tokens averaged in one mark.
+    """
+    styles = {
+        "nothing": ("#777777", ":", ""),
+        "text": (COLOURS[1], "-", "o"),
+        "mem": (COLOURS[0], "-", "s"),
+        "mem, room": (COLOURS[0], "--", "D"),
+        "random": (COLOURS[2], "-.", "^"),
+        "other mem": (COLOURS[3], "-.", "v"),
+        "mem, text": (COLOURS[0], "-", "s"),
+        "random, text": (COLOURS[2], "-.", "^"),
+    }
+    panels = {
+        "Without the text": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
+        "With the text": ("nothing", "text", "mem, text", "random, text"),
+    }
+    middle = (frame["position"] - 1) // width * width + (width + 1) / 2
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for what in names:
+            some = frame[frame["what"] == what]
+            if some.empty:  # of a single passage there is no other
+                continue
+            colour, style, marker = styles[what]
+            means = some.groupby(["passage", middle.rename("middle")])["bits"].mean().groupby("middle")
+            axis.errorbar(means.mean().index, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
+                          color=colour, capsize=2, label=FRONTS[what])  # fmt: skip
+        axis.set(xlabel="tokens into the continuation", title=title)
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axes[0].set(ylabel="bits a token", ylim=(0, None))
+    return figure
+
+
+@styled
+def from_the_middle_figure(frame: pd.DataFrame) -> Figure:
+    """Tokens right, and bits a token, against how many true tokens are seen, with mem and without.
+
+    Args:
+        frame: From `cramming.studies.steering.from_the_middle`.
+    """
+    summary = middle_summary(frame)
+    lefts = sorted(summary.index.unique("left"))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+    for axis, column, error, factor in ((axes[0], "right", "sem", 100), (axes[1], "bits", "bits_sem", 1)):
+        for what, colour, style, marker in (
+            ("mem", COLOURS[0], "-", "s"),
+            ("mem, room", COLOURS[1], "--", "o"),
+            ("nothing", COLOURS[3], ":", "^"),
+        ):
+            if what not in summary.index:
+                continue
+            some = summary.loc[what]
+            places = [lefts.index(left) for left in some.index]
+            axis.errorbar(places, some[column] * factor, yerr=some[error].fillna(0) * factor, fmt=marker,
+                          linestyle=style, color=colour, capsize=2, label=FRONTS[what])  # fmt: skip
+        axis.set(xlabel="true tokens seen before the one asked for", xticks=range(len(lefts)),
+                 xticklabels=[seen(left) for left in lefts])  # fmt: skip
+    axes[0].set(ylabel="tokens right, %", ylim=(-3, 103), title="Tokens right")
+    axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure
