@@ -141,7 +141,14 @@ def sweep(
     return stored
 
 
-def results(scale: str, page: str | None = None, *, store: Store | None = None, progress: bool = True) -> pd.DataFrame:
+def results(
+    scale: str,
+    page: str | None = None,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+    on_model: Callable[[FrozenLM], object] | None = None,
+) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
     Args:
@@ -149,6 +156,7 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
         page: The notebook's name, if only the runs that it shows are wanted.
         store: Where results are looked up and go; by default `store_of` the scale.
         progress: Whether to show bars while something is computed.
+        on_model: Called with each model of the plan, for those who need it afterwards.
 
     Returns:
         The store's frame, and of each row's model the columns provenance (which weights, in a phrase), width and
@@ -159,6 +167,8 @@ def results(scale: str, page: str | None = None, *, store: Store | None = None, 
     for name in plan.models:
         lm = load(name, dtype=plan.dtype)
         sweep(plan, lm, store, progress=progress)
+        if on_model:
+            on_model(lm)
         keys = {
             key_of(lm, experiment, passage) for experiment in plan.on(lm.name) for passage in offered(experiment, lm)
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from inspect import signature
 from io import StringIO
@@ -18,7 +19,15 @@ from matplotlib.ticker import FuncFormatter
 
 # Dark, middle and light in this order, so that they stay apart in grey; markers tell them apart a second time.
 COLOURS = ("#12436d", "#d1602c", "#8fb8a8", "#3f3f46")
-SOURCE_MARKS = {"novels": (COLOURS[0], "o"), "fresh": (COLOURS[1], "s"), "random": (COLOURS[2], "^")}
+# Texts that are alike share a colour, and no page shows both.
+SOURCE_MARKS = {
+    "novels": (COLOURS[0], "o"),
+    "pg19": (COLOURS[0], "D"),
+    "fresh": (COLOURS[1], "s"),
+    "fanfics": (COLOURS[1], "v"),
+    "random": (COLOURS[2], "^"),
+}
+OTHER_MARKS = "PX*hp8"  # of texts that nobody has listed above
 STYLE: dict[Any, Any] = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("notebook"),
@@ -93,13 +102,20 @@ def _csv(given: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def source_marks(sources: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each source that occurs: known ones first, in their order, and any other one after them."""
+    there = dict.fromkeys(sources)
+    others = itertools.cycle(OTHER_MARKS)
+    known = {name: marks for name, marks in SOURCE_MARKS.items() if name in there}
+    return known | {name: (COLOURS[3], next(others)) for name in there if name not in known}
+
+
 def marks_by_source(axis: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
     """One mark a row, in the colour and shape of its source, with n in the legend."""
-    for source, (colour, marker) in SOURCE_MARKS.items():
+    for source, (colour, marker) in source_marks(frame["source"]).items():
         some = frame[frame["source"] == source]
-        if len(some):
-            axis.plot(some[x], some[y], marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
-                      label=f"{source} (n = {len(some)})")  # fmt: skip
+        axis.plot(some[x], some[y], marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                  label=f"{source} (n = {len(some)})")  # fmt: skip
 
 
 @styled
@@ -107,7 +123,7 @@ def horizon_growth_figure(runs: pd.DataFrame) -> Figure:
     """Tokens under optimisation against token passes, one thin line a passage, the mean of each source in bold."""
     figure, axis = plt.subplots(figsize=(7.5, 3.6))
     for source, some in runs.groupby("source"):
-        colour, _ = SOURCE_MARKS.get(str(source), (COLOURS[3], "o"))
+        colour, _ = source_marks([str(source)])[str(source)]
         most = max(passes[-1] for passes in some["trace_token_passes"])
         grid = np.linspace(0, most, 200)
         lines = [np.interp(grid, row.trace_token_passes, row.trace_length) for row in some.itertuples()]

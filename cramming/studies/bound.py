@@ -1,6 +1,8 @@
-"""Theory, surprisal and information: what a vector could hold, what must go, and what it held."""
+"""How much of a passage's surprisal must go for it to be exact, and how much cramming takes away."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -8,28 +10,43 @@ from matplotlib.figure import Figure
 
 from cramming import metrics
 from cramming.errors import CrammingError
-from cramming.results.rows import of_kind
+from cramming.results.rows import crammed, of_kind, surprise
 from cramming.studies import _words as words
 from cramming.studies._figures import marks_by_source, styled
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
 
 
-def reduction(results: pd.DataFrame, surprise: pd.DataFrame) -> pd.DataFrame:
+class Page(AnyPage):
+    """The exact horizons, and what they had to lose."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__("bound", scale)
+        self.horizons = of_kind(self.results, "horizon")
+
+    @cached_property
+    def reduction(self) -> pd.DataFrame:
+        """From `reduction`, of all horizons."""
+        return reduction(self.horizons, surprise(self.lm, crammed(self.horizons, self.lm)))
+
+
+def reduction(results: pd.DataFrame, surprisal: pd.DataFrame) -> pd.DataFrame:
     """What cramming takes off the cross-entropy of each horizon, and the least that would do.
 
     Args:
         results: Rows of kind horizon.
-        surprise: From `cramming.results.rows.surprise`, of the same passages at least as long.
+        surprisal: From `cramming.results.rows.surprise`, of the same passages at least as long.
 
     Returns:
         One row a run: model, source, passage, length (tokens), bits (without mem), least_bits, removed_bits; all three
         leave token 0 out.
     """
     rows = []
-    tokens = {str(name): some.sort_values("position") for name, some in surprise.groupby("passage")}
+    tokens = {str(name): some.sort_values("position") for name, some in surprisal.groupby("passage")}
     for run in of_kind(results, "horizon").query("length >= 2").itertuples():
         some = tokens[run.passage].head(run.length - 1)
         if len(some) < run.length - 1:
-            raise CrammingError(f"surprise covers {len(some) + 1} tokens of {run.passage}: give {run.length} or more")
+            raise CrammingError(f"surprisal covers {len(some) + 1} tokens of {run.passage}: give {run.length} or more")
         removed = metrics.information_gain(run.token_nats_without, run.token_nats_with, score_first=False)
         nats = (some["nats"].sum(), some["least_nats"].sum(), removed)
         rows.append((run.model, run.source, run.passage, run.length, *map(metrics.nats_to_bits, nats)))
@@ -69,3 +86,27 @@ def reduction_figure(frame: pd.DataFrame) -> Figure:
     axis.set(xlabel="least to remove, bits", ylabel="removed by the mem vector, bits", xlim=(0, None), ylim=(0, most))
     axis.legend()
     return figure
+
+
+def show_table(page: Page) -> Exhibit:
+    """What is removed, and what would do, by text."""
+    runs = page.horizons
+    caption = (
+        f"**What is removed, and what would do.** {words.setting(runs)}; exact horizons within {words.budgets(runs)} a "
+        "passage. All in bits of the model's own cross-entropy, token 0 left out; mean ± sample standard deviation over "
+        f"passages; the last two columns are shares of sums. {words.cost(runs)}."
+    )
+    return Exhibit(caption, reduction_table(page.reduction))
+
+
+def show_figure(page: Page) -> Exhibit:
+    """The same, passage by passage."""
+    done = page.reduction
+    ratio, bits = done["removed_bits"] / done["least_bits"], done["bits"].sum()
+    caption = (
+        f"**Cramming removes {ratio.mean():.1f} times what would be needed.** One mark a passage; the line is what would "
+        f"just do. Of all bits of these prefixes cramming removes {done['removed_bits'].sum() / bits:.0%}, and "
+        f"{done['least_bits'].sum() / bits:.0%} would be enough: over passages the ratio is {ratio.mean():.2f} ± "
+        f"{ratio.std():.2f}. {words.setting(page.horizons)}; n = {len(done)}."
+    )
+    return Exhibit(caption, reduction_figure(done))
