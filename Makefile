@@ -64,4 +64,4 @@ lock:
 	@rm requirements.lock.part
 
 clean:
-	rm -rf _stage _site _runs.json .pytest_cache .ruff_cache .mypy_cache .hypothesis requirements.lock.part
+	rm -rf _stage _site _executed .pytest_cache .ruff_cache .mypy_cache .hypothesis requirements.lock.part

@@ -1,9 +1,9 @@
-"""Throughput of each executor against serial, on the same work in stores of its own: token passes a second, as ratios.
+"""Throughput of Dask against serial, on the same work in stores of their own: token passes a second, as ratios.
 
-    .venv/bin/python benchmarks/executors.py     # 15 minutes on two cores; writes data/benchmarks/executors.parquet
+    .venv/bin/python benchmarks/executors.py     # 8 minutes on two cores; writes data/benchmarks/executors.parquet
 
-Each round runs all executors one after another, since the machine's speed changes; workers are started anew each time,
-and loading the model is part of what they cost. Serial has as many threads as all workers together.
+Each round runs both executors one after the other, since the machine's speed changes; workers are started anew each
+time, and loading the model is part of what they cost. Serial has as many threads as all workers together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 from cramming import models
 from cramming.models import FrozenLM
 from cramming.paths import BENCHMARKS
-from cramming.results.executors import named
+from cramming.results.executors import NAMES, named
 from cramming.results.plans import Experiment, Plan
 from cramming.results.rows import circumstances
 from cramming.results.store import Store
@@ -37,11 +37,9 @@ def plan(model: str, n: int, steps: int, tokens: int, batch: int) -> Plan:
     return Plan(model=model, experiments=(experiment,))
 
 
-def measure(
-    lm: FrozenLM, wanted: Plan, executors: list[str], *, workers: int, threads: int, rounds: int
-) -> Iterator[dict[str, object]]:
+def measure(lm: FrozenLM, wanted: Plan, *, workers: int, threads: int, rounds: int) -> Iterator[dict[str, object]]:
     """Rows of the result: each executor in each round."""
-    for turn, name in itertools.product(range(rounds), ["serial", *executors]):
+    for turn, name in itertools.product(range(rounds), NAMES):
         with tempfile.TemporaryDirectory() as folder:
             store, began = Store(Path(folder) / name), time.perf_counter()
             executor = named(name, workers=workers, threads=threads) if name != "serial" else name
@@ -61,7 +59,6 @@ def main(
     workers: int = 2,
     threads: Annotated[int, typer.Option(help="of each worker, and of serial as many as all workers have")] = 1,
     rounds: int = 3,
-    executors: Annotated[str, typer.Option(help="to hold against serial, separated by commas")] = "processes,dask",
     out: Path = BENCHMARKS / "executors.parquet",
 ) -> None:
     """Measure, write, and print token passes a second and the ratio to serial in the same round."""
@@ -69,7 +66,7 @@ def main(
     lm, wanted, rows = models.load(model), plan(model, n, steps, tokens, batch), []
     about = circumstances(lm) | {"provenance": lm.provenance, "workers": workers, "threads": threads}
     about |= {"batch": batch, "tokens": tokens, "steps": steps}
-    for row in measure(lm, wanted, executors.split(","), workers=workers, threads=threads, rounds=rounds):
+    for row in measure(lm, wanted, workers=workers, threads=threads, rounds=rounds):
         rows.append(row | about)
         print(f"{row['executor']}: {row['token_passes']:,} token passes in {row['seconds']:.0f} s", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def first_token_shares(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFram
 
 def _shares(lm: FrozenLM, embeds: torch.Tensor, k: int) -> pd.DataFrame:
     """Attention of the positions from k on to the first k together, from the embeddings (T, d) of one sequence."""
-    _layers(lm)
+    attending_layers(lm)
     config = lm.model.config
     usual = config._attn_implementation
     # Only this implementation says what it attended to.
@@ -72,9 +72,12 @@ def _shares(lm: FrozenLM, embeds: torch.Tensor, k: int) -> pd.DataFrame:
     return pd.DataFrame({"layer": layer, "head": head, "position": position, "share": weights.ravel()})
 
 
-def _layers(lm: FrozenLM) -> torch.nn.ModuleList:
-    """The decoder layers, first to last."""
-    config = lm.model.config
-    if not getattr(config, "num_attention_heads", None):
-        raise CrammingError(f"{lm.name} has no attention to look at: take a model of another architecture than Mamba")
+def attending_layers(lm: FrozenLM) -> torch.nn.ModuleList:
+    """The layers of a model, first to last.
+
+    Raises:
+        CrammingError: If one of them has no attention to look at.
+    """
+    if not lm.attends:
+        raise CrammingError(f"{lm.name} has no attention in some layers: take another architecture than Mamba")
     return layers(lm.model)

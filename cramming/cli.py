@@ -35,6 +35,7 @@ def fetch() -> None:
 def cram(
     text: Annotated[str | None, typer.Option(help="text to cram; without it, passages of --source are taken")] = None,
     source: Annotated[str, typer.Option(help="novels, fresh, random, pg19 or fanfics")] = "novels",
+    folder: Annotated[Path | None, typer.Option(help="with pg19 or fanfics, where their texts lie instead")] = None,
     n: Annotated[int, typer.Option(help="passages of the source")] = 1,
     length: Annotated[int | None, typer.Option(help="tokens; default 32, or all of --text")] = None,
     model: Annotated[str, _MODEL] = "smollm2-135m",
@@ -49,7 +50,7 @@ def cram(
     Example: cramming cram --text "It was a bright cold day and the clocks had stopped." --model smollm2-135m
     """
     from cramming import models, recipes, texts
-    from cramming.decode import certify, greedy
+    from cramming.decode import certify, front, greedy
     from cramming.engine import cram as run
 
     how = recipes.recipe(recipe)
@@ -57,21 +58,23 @@ def cram(
     if text is not None:
         chosen = [texts.from_text(text, lm.tokenizer, length=length)]
     else:
-        chosen = texts.passages(source, lm.tokenizer, n=n, length=32 if length is None else length, seed=seed)
+        wanted = 32 if length is None else length
+        chosen = texts.passages(source, lm.tokenizer, n=n, length=wanted, seed=seed, folder=folder)
     results = run(lm, chosen, how, n_vectors=n_vectors, seed=seed)
     for result in results:
         if not result.length:
             print(f"{result.passage.id}: no token exact after {result.steps} steps")
             continue
-        certificate = certify(lm, result.mem, result.passage.token_ids[: result.length])
-        tokens, _ = greedy(lm, result.mem, result.length)
+        ids, first = result.passage.token_ids[: result.length], 0 if how.score_first else 1
+        certificate = certify(lm, result.mem, ids, given=first, memory=result.memory)
+        said, _ = greedy(lm, front(lm, result.mem, ids[:first]), len(ids) - first, memory=result.memory)
         print(
             f"{result.passage.id}: {'exact' if certificate.exact else 'not exact'}, "
-            f"{certificate.greedy_correct} of {len(result.passage)} tokens decode, "
-            f"margin {certificate.margin:.3f} logits, "
+            f"{certificate.greedy_correct} of {len(result.passage) - first} tokens decode"
+            f"{', token 0 given' if first else ''}, margin {certificate.margin:.3f} logits, "
             f"{result.steps} steps, {result.token_passes:,} token passes, {result.seconds:.1f} s ({result.ended})"
         )
-        print(f"  decoded: {lm.tokenizer.decode(tokens)!r}")
+        print(f"  decoded: {lm.tokenizer.decode([*ids[:first], *said.tolist()])!r}")
     if len(results) < len(chosen) or any(result.ended == "interrupted" for result in results):
         raise typer.Exit(130)
 
@@ -83,8 +86,8 @@ def sweep(
     page: Annotated[str | None, typer.Option(help="only what this notebook shows, say sphere")] = None,
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
     threads: Annotated[int | None, typer.Option(min=1, help="threads of each process; default all cores")] = None,
-    executor: Annotated[str, typer.Option(help="serial, processes or dask")] = "serial",
-    workers: Annotated[int | None, typer.Option(min=1, help="processes at once; default one a GPU, or 2")] = None,
+    executor: Annotated[str, typer.Option(help="serial, in this process, or dask, in workers")] = "serial",
+    workers: Annotated[int | None, typer.Option(min=1, help="with dask, how many; default one a GPU, or 2")] = None,
     scheduler: Annotated[str | None, typer.Option(help="with dask, address of one, say tcp://10.0.0.1:8786")] = None,
     resume: Annotated[bool, typer.Option(help="go on from checkpoints of interrupted runs")] = True,
     compact: Annotated[bool, typer.Option("--compact", help="afterwards, merge the store's shards into one")] = False,
@@ -93,7 +96,7 @@ def sweep(
 ) -> None:
     """Run what a plan asks for and the store does not hold yet. Stop it with Ctrl-C and call it again to go on.
 
-    Example: cramming sweep laptop --executor processes --workers 2 --threads 1
+    Example: cramming sweep laptop --executor dask --workers 2 --threads 1
     """
     import torch
 
@@ -241,17 +244,23 @@ def export(
 
 @app.command()
 def book(
-    page: Annotated[str | None, typer.Option(help="execute this notebook alone, say ledger")] = None,
+    page: Annotated[str | None, typer.Option(help="look at this notebook alone, say ledger")] = None,
     scale: Annotated[str | None, typer.Option(help="smoke, laptop, paper, or the path of a plan in YAML")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", help="key=value, the value as YAML; repeatable")] = None,
-    execute: Annotated[bool, typer.Option(help="run the notebooks before building")] = True,
+    execute: Annotated[bool, typer.Option(help="run notebooks whose stored outputs no longer hold")] = True,
+    anyway: Annotated[bool, typer.Option("--all", help="run those whose outputs hold, too")] = False,
+    store: Annotated[
+        bool, typer.Option("--store", help="put what was executed into the repository's notebooks")
+    ] = False,
     build: Annotated[bool, typer.Option(help="build the pages after executing")] = True,
     zip: Annotated[
         Path | None, typer.Option(help="write the pages as one archive, to be read by double click")
     ] = None,
     pdf: Annotated[Path | None, typer.Option(help="print all pages into one file, with Chromium")] = None,
 ) -> None:
-    """Execute the notebooks with papermill and build the book.
+    """Execute the notebooks whose stored outputs no longer hold, with papermill, and build the book.
+
+    Nothing is written over a file of the repository, unless --store asks for it.
 
     Example: cramming book --page ledger --scale laptop
     """
@@ -261,11 +270,18 @@ def book(
 
     root = paths.root()
     given = dict(map(_parameter, parameter or [])) | ({"scale": scale} if scale else {})
-    if given and not execute:
-        raise CrammingError(f"parameter {min(given)} needs an execution: leave out --no-execute")
+    if not execute and (given or anyway or store):
+        what = f"parameter {min(given)}" if given else "--all" if anyway else "--store"
+        raise CrammingError(f"{what} needs an execution: leave out --no-execute")
+    if store and given:
+        raise CrammingError(
+            f"parameter {min(given)} and --store: notebooks are stored with their own parameters alone"
+        )
     if execute:
         only = None if page is None else f"notebooks/{Path(page).stem}.ipynb"
-        runs.execute(root, only=only, parameters=given)
+        runs.execute(root, only=only, parameters=given, anyway=anyway)
+        if store:
+            runs.store(root, only)
     if build:
         print(pages.build(root))
     if zip:

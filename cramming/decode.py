@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from cramming.errors import CrammingError
-from cramming.memories import MEMORIES
+from cramming.memories import VECTORS, Vectors
 from cramming.models import FrozenLM
-from cramming.recipes import MemoryName
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Certificate:
 
 @torch.no_grad()
 def certify(
-    lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given: int = 0, memory: MemoryName = "vectors"
+    lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], *, given: int = 0, memory: Vectors = VECTORS
 ) -> Certificate:
     """Decode a passage from its vectors, or another memory, and compare the ways of doing so.
 
@@ -65,11 +64,7 @@ def certify(
         CrammingError: If mem is not of that shape, holds a number that is not finite, or the passage is empty.
     """
     _check(lm, mem, token_ids[given:], memory)
-    truth = torch.tensor(token_ids, device=lm.device)
-    mem = mem.to(lm.device)
-    if given:
-        mem = torch.cat([mem, lm.model.get_input_embeddings()(truth[:given]).float()])
-    truth = truth[given:]
+    mem, truth = front(lm, mem, token_ids[:given]), torch.tensor(token_ids[given:], device=lm.device)
     nats, alone = teacher_forced(lm, mem[None], truth[None], memory)
     # The same passage beside another one and with padding after it: other matrix shapes, other rounding.
     company = torch.stack([truth, truth.flip(0)])
@@ -94,9 +89,17 @@ def certify(
     )
 
 
+def front(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+    """Mem vectors (k, d), and behind them the embeddings of n tokens that are given, (k + n, d)."""
+    mem = mem.to(lm.device)
+    if not token_ids:
+        return mem
+    return torch.cat([mem, lm.model.get_input_embeddings()(torch.tensor(token_ids, device=lm.device)).float()])
+
+
 @torch.no_grad()
 def teacher_forced(
-    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, memory: MemoryName = "vectors"
+    lm: FrozenLM, mem: torch.Tensor, tokens: torch.Tensor, memory: Vectors = VECTORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats and gap in logits of each token given mem and the true tokens before it.
 
@@ -109,7 +112,7 @@ def teacher_forced(
     Returns:
         nats and gaps, both (B, L). A gap is the true token's logit minus the best other one.
     """
-    feed = MEMORIES[memory].feed(lm, mem.to(lm.device), tokens)
+    feed = memory.feed(lm, mem.to(lm.device), tokens)
     logits = lm.model(**feed.inputs()).logits[:, -tokens.shape[1] :].float()
     return nats_and_gaps(logits, tokens)
 
@@ -135,7 +138,7 @@ def without_mem(lm: FrozenLM, token_ids: Sequence[int]) -> tuple[np.ndarray, np.
 
 @torch.no_grad()
 def greedy(
-    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True, memory: MemoryName = "vectors"
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, cached: bool = True, memory: Vectors = VECTORS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode freely from the mem vectors alone: the argmax of each step is fed to the next.
 
@@ -152,10 +155,10 @@ def greedy(
     Returns:
         The tokens, and by how many logits each won over the next best; both (n_tokens,).
     """
-    way, mem = MEMORIES[memory], mem[None].to(lm.device)
-    ahead = torch.zeros(1, n_tokens if way.one_pass else 1, dtype=torch.long, device=lm.device)
-    feed = way.feed(lm, mem, ahead)  # of these tokens none is fed: they say how many positions are wanted
-    if way.one_pass:
+    mem = mem[None].to(lm.device)
+    ahead = torch.zeros(1, n_tokens if memory.one_pass else 1, dtype=torch.long, device=lm.device)
+    feed = memory.feed(lm, mem, ahead)  # of these tokens none is fed: they say how many positions are wanted
+    if memory.one_pass:
         best = lm.model(**feed.inputs()).logits[0, -n_tokens:].float().topk(2)
         return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
     embed = lm.model.get_input_embeddings()
@@ -180,7 +183,7 @@ def carried(out: Mapping[str, object]) -> dict[str, object]:
 
 
 def reading_seconds(
-    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, memory: MemoryName = "vectors", repeats: int = 3
+    lm: FrozenLM, mem: torch.Tensor, n_tokens: int, *, memory: Vectors = VECTORS, repeats: int = 3
 ) -> float:
     """Processor seconds that decoding takes, see `greedy`: the median of a few times."""
     taken = []
@@ -203,8 +206,8 @@ def ranks(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return 1 + (logits > logits.gather(1, tokens[:, None])).sum(1)
 
 
-def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], memory: MemoryName) -> None:
-    _, width = MEMORIES[memory].shape(lm, 1)
+def _check(lm: FrozenLM, mem: torch.Tensor, token_ids: Sequence[int], memory: Vectors) -> None:
+    _, width = memory.shape(lm, 1)
     if mem.ndim != 2 or mem.shape[1] != width:
         raise CrammingError(f"mem has shape {tuple(mem.shape)}: expected (k, {width}) for {lm.name}")
     if not torch.isfinite(mem).all():

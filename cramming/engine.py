@@ -11,16 +11,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from cramming.errors import CrammingError
-from cramming.memories import MEMORIES, Feed
+from cramming.memories import MEMORIES, VECTORS, Feed, Vectors
 from cramming.models import FrozenLM, linear
-from cramming.recipes import MemoryName, Recipe
+from cramming.recipes import Recipe
 from cramming.rounding import quantise
 from cramming.sphere import along_sphere, onto_sphere
 from cramming.texts import Passage
@@ -32,8 +32,16 @@ HEAD_ROWS = 256  # hidden states that go through the output head together; bound
 
 # What a run under way is made of, as tensors, enough to go on as if nothing had happened.
 State = Mapping[str, torch.Tensor]
-# step, tokens under optimisation, loss in nats, accuracy, token passes so far
-Step = tuple[int, int, float, float, int]
+
+
+class Step(NamedTuple):
+    """One row of a trace: what a step saw."""
+
+    step: int
+    length: int  # tokens under optimisation
+    loss: float  # nats, mean over the scored tokens
+    accuracy: float
+    token_passes: int  # so far
 
 
 class Checkpoints(Protocol):
@@ -62,7 +70,7 @@ class Cram:
         token_passes: Tokens, mem included and padding not, through forward and backward, summed over steps.
         seconds: Wall time; the time of a step is shared out among the passages of the batch by their tokens.
         cpu_seconds: The same of processor time, which does not depend on what else the machine does.
-        trace: One row a step: step, tokens under optimisation, loss in nats, accuracy, token passes so far.
+        trace: One row a step.
         path: If it was asked for, the vectors kept on the way, float32, shape (n, n_vectors, d): entry i is the first
             that had i + 1 tokens right, with growth the first i + 1. One that won several tokens at once is there as
             often.
@@ -82,7 +90,7 @@ class Cram:
     cpu_seconds: float
     trace: list[Step] = field(repr=False)
     path: torch.Tensor | None = field(default=None, repr=False)
-    memory: MemoryName = "vectors"
+    memory: Vectors = VECTORS
     starts: int = 1
 
     @property
@@ -186,7 +194,7 @@ class _Run:
         start: torch.Tensor | None,
         path: bool = False,
     ) -> None:
-        self.passage, self.recipe = passage, recipe
+        self.passage, self.recipe, self.memory = passage, recipe, MEMORIES[recipe.memory]
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
         self.tokens = torch.tensor(passage.token_ids, device=lm.device)
@@ -231,14 +239,14 @@ class _Run:
         self.correct, self.nats = state["correct"].numpy().copy(), state["nats"].numpy().copy()
         for name, number in zip(NUMBERS, state["numbers"].tolist(), strict=True):
             setattr(self, name, type(getattr(self, name))(number))
-        self.trace = [(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
+        self.trace = [Step(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
         if self.path is not None:
             self.path = state["path"].to(self.param.device)
 
     @property
     def fed(self) -> int:
         """Positions the next step feeds to the model, such as the mem vectors and all tokens but the last."""
-        return MEMORIES[self.recipe.memory].positions(len(self.param), self.length)
+        return self.memory.positions(len(self.param), self.length)
 
     def to_mem(self, param: torch.Tensor) -> torch.Tensor:
         """The vectors the model sees, shape (k, d).
@@ -299,7 +307,7 @@ class _Run:
         hits = (gaps > 0)[self.first :].float()
         # With growth the longest prefix counts, without it the number of right tokens.
         count = int((won[self.first :].int().cumprod(0) if recipe.growth else hits).sum())
-        self.trace.append((self.steps, n, nats[self.first :].mean().item(), hits.mean().item(), self.token_passes))
+        self.trace.append(Step(self.steps, n, nats[self.first :].mean().item(), hits.mean().item(), self.token_passes))
         better = count > self.best or (solved and count == self.best)
         before = self.to_mem(self.param)
         self._refocus(won)
@@ -361,7 +369,7 @@ class _Run:
             cpu_seconds=self.cpu_seconds,
             trace=self.trace,
             path=None if self.path is None else self.path.float().cpu(),
-            memory=self.recipe.memory,
+            memory=self.memory,
             starts=self.starts,
         )
 
@@ -378,8 +386,8 @@ def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
         weights[row, run.first : run.length] = run.weight[run.first : run.length]
     weights /= weights.sum(1, keepdim=True)
     mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
-    how = active[0].recipe
-    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=how.memory, temperature=how.temperature)
+    memory, temperature = active[0].memory, active[0].recipe.temperature
+    loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=memory, temperature=temperature)
     (gradient,) = torch.autograd.grad(loss, mem)
     for row, run in enumerate(active):
         run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
@@ -396,7 +404,7 @@ def score(
     weights: torch.Tensor,
     *,
     pack: bool = False,
-    memory: MemoryName = "vectors",
+    memory: Vectors = VECTORS,
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Teacher-forced loss of each token given mem and the true tokens before it.
@@ -418,7 +426,7 @@ def score(
         nats: Cross-entropy of each token, shape (B, L); NaN where the weight is 0.
         gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
     """
-    feed = MEMORIES[memory].feed(lm, mem, tokens)
+    feed = memory.feed(lm, mem, tokens)
     scored = weights > 0
     places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     ahead = feed.embeds.shape[1] - tokens.shape[1]  # positions before the one that predicts token 0
@@ -562,7 +570,7 @@ def _generator(passage: Passage, seed: int, start: int) -> torch.Generator:
 
 
 def _postfix(active: list[_Run], done: int, total: int) -> str:
-    losses = [run.trace[-1][2] for run in active]
+    losses = [run.trace[-1].loss for run in active]
     longest = max(run.steps for run in active)
     return f"{done}/{total} passages done, loss {sum(losses) / len(losses):.3f} nats, step {longest}"
 
@@ -618,7 +626,9 @@ def _check(
 
 
 def packs(lm: FrozenLM) -> bool:
-    """Whether the model keeps packed rows apart: found out by trying, since recurrent models let them mix."""
+    """Whether the model keeps packed rows apart: recurrent layers let them mix, and of the others it is tried."""
+    if not lm.attends:
+        return False
     ids = torch.arange(10, 16, device=lm.device).view(2, 3) % lm.vocab_size
     with torch.no_grad():
         embeds = lm.model.get_input_embeddings()(ids)

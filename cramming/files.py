@@ -6,7 +6,11 @@ Sizes that a file declares are held against the file, or against a limit, before
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
+import os
+import platform
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePath
@@ -27,6 +31,26 @@ MOST_HEADER = 2**24  # bytes of a safetensors header, and of a parquet footer
 MOST_TABLE = 2**29  # bytes of a parquet file's columns, decoded
 SCAN_VALUES = 2**16  # values that are decoded at once when a file is looked through
 MOST_ROWS = 1024  # rows that are decoded before the limit is looked at again
+# Processes of several machines may share a folder, and only on one's own can be told whether a process lives.
+NODE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_COUNT = itertools.count()
+
+
+def atomic(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name beside it, flushed, then renamed."""
+    partial = temporary(target)
+    try:
+        partial.write_bytes(content)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def temporary(target: Path) -> Path:
+    """A hidden name beside a file, which tells the machine and the process that it is for."""
+    return target.with_name(f".{target.name}.{NODE}-{os.getpid()}-{next(_COUNT)}")
 
 
 def read_text(path: Path, way_out: str, most: int = MOST_TEXT) -> str:

@@ -134,7 +134,8 @@ class ProtoTokens(Vectors):
         return Feed(torch.cat([mem[:, :-1], repeated], dim=1).to(lm.dtype))
 
 
-MEMORIES: dict[str, Vectors] = {memory.name: memory for memory in (Vectors(), Prefix(), ProtoTokens())}
+VECTORS = Vectors()
+MEMORIES: dict[str, Vectors] = {memory.name: memory for memory in (VECTORS, Prefix(), ProtoTokens())}
 
 
 def sized(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor]) -> pd.DataFrame:

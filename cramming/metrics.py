@@ -40,9 +40,7 @@ def token_gain(correct_with: ArrayLike, correct_without: ArrayLike) -> NDArray[n
     return np.asarray(gain.sum()) if mine.dtype == bool else gain.reshape(mine.shape)
 
 
-def information_gain(
-    nats_without: ArrayLike, nats_with: ArrayLike, *, score_first: bool = True, per_token: bool = False
-) -> float:
+def information_gain(nats_without: ArrayLike, nats_with: ArrayLike, *, score_first: bool = True) -> float:
     """Cross-entropy of a passage without mem minus with mem, in nats, summed over tokens.
 
     Args:
@@ -50,13 +48,11 @@ def information_gain(
         nats_with: The same with mem, shape (L,).
         score_first: Whether token 0 counts. If not, ``[0]`` is ignored and may be nan: a model with nothing in front
             of token 0 cannot predict it.
-        per_token: Whether to return the mean over the scored tokens instead of the sum.
     """
     start = 0 if score_first else 1
     base = _vector(nats_without, "nats_without", start)
     mine = _vector(nats_with, "nats_with", start, size=base.size)
-    gain = math.fsum(base) - math.fsum(mine)
-    return gain / base.size if per_token else gain
+    return math.fsum(base) - math.fsum(mine)
 
 
 def least_reduction(nats: ArrayLike, gaps: ArrayLike) -> NDArray[np.float64]:
@@ -84,13 +80,8 @@ def least_reduction(nats: ArrayLike, gaps: ArrayLike) -> NDArray[np.float64]:
 
 
 def nats_to_bits(nats: float) -> float:
-    """Nats to bits; `bits_to_nats` is the way back."""
+    """Nats to bits."""
     return nats / math.log(2)
-
-
-def bits_to_nats(bits: float) -> float:
-    """Bits to nats."""
-    return bits * math.log(2)
 
 
 def published_sum(scored_sum: Any, length: Any) -> Any:
@@ -101,17 +92,6 @@ def published_sum(scored_sum: Any, length: Any) -> Any:
     if np.any(np.asarray(length) < 2):
         raise CrammingError(f"length {np.min(length)} leaves no token to score after token 0: pass 2 or more")
     return scored_sum * length / (length - 1)
-
-
-def published_information_gain(nats_without: ArrayLike, nats_with: ArrayLike) -> float:
-    """Information gain as published, in nats: token 0 ignored, mean over the other L - 1 tokens times L."""
-    gain = information_gain(nats_without, nats_with, score_first=False)
-    return float(published_sum(gain, np.asarray(nats_with).size))
-
-
-def teacher_forced_accuracy(correct: ArrayLike, *, score_first: bool = True) -> float:
-    """Share of flags (L,) that are true; the paper's accuracy leaves token 0 out (``score_first=False``)."""
-    return float(_vector(correct, "correct", 0 if score_first else 1, low=0, high=1).mean())
 
 
 def decoding_capacity(
@@ -269,11 +249,6 @@ def theoretical_capacity(width: float, vocab_size: int, bits: float = 16) -> flo
 def utilisation(tokens: float, width: float, vocab_size: int, bits: float = 16) -> float:
     """Tokens over the theoretical capacity; in Figure 5 the tokens are the published mean token gain."""
     return tokens / theoretical_capacity(width, vocab_size, bits)
-
-
-def information_utilisation(nats: float, width: float, bits: float = 16) -> float:
-    """Information gain over the d * b bits of a mem vector."""
-    return nats_to_bits(nats) / theoretical_capacity(width, 2, bits)
 
 
 def require_columns(frame: pd.DataFrame, columns: Collection[str], what: str) -> None:

@@ -120,8 +120,18 @@ class FrozenLM:
 
     @property
     def context_length(self) -> int | None:
-        """Most positions the model takes, mem vectors included; None for a model without such a limit (Mamba)."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        """Most positions the model takes, mem vectors included; None where there is no such limit (Mamba, BLOOM)."""
+        config = self.model.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+
+    @property
+    def attends(self) -> bool:
+        """Whether every layer attends to the positions before it, so that none hands on a recurrent state.
+
+        Looked for in the layers themselves: families name the fields of their config differently, and hybrids such as
+        Jamba have the same fields as a transformer.
+        """
+        return all(any("Attention" in type(part).__name__ for part in layer.modules()) for layer in layers(self.model))
 
 
 def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM:

@@ -91,8 +91,8 @@ class Recipe(BaseModel):
     temperature: float = Field(
         1.0,
         gt=0,
-        description="what the logits are divided by in the loss: below 1, tokens that are won weigh less. Stopping and "
-        "certificates are at the true logits",
+        description="what the logits are divided by in the loss: below 1, tokens that are won weigh less. Stopping "
+        "and certificates are at the true logits",
     )
     # Giving up a start that leads nowhere, for noise drawn anew; the best vectors of all starts are kept.
     restart_steps: int | None = Field(

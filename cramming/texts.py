@@ -71,7 +71,7 @@ def passages(
     length: int,
     seed: int = 0,
     offset: int = 0,
-    path: str | Path | None = None,
+    folder: str | Path | None = None,
 ) -> list[Passage]:
     """The first `length` tokens of each of n texts, or those that follow the first `offset`.
 
@@ -97,8 +97,8 @@ def passages(
         seed: Which order, or which random words.
         offset: Tokens of each text to pass over. They precede the passage: its id ends in ``+offset``, and
             `preceding` gives them.
-        path: For ``pg19`` and ``fanfics``: a local folder of parquet, JSON or CSV files, or another hub id, to read in
-            place of the authors' dataset. It needs a column ``text`` and a split ``train``.
+        folder: For ``pg19`` and ``fanfics``: a local folder of parquet, JSON or CSV files, or another hub id, to read
+            in place of the authors' dataset. It needs a column ``text`` and a split ``train``.
 
     Raises:
         CrammingError: If the source is unknown, n or length is not positive, there are fewer than n texts, one of them
@@ -116,13 +116,15 @@ def passages(
     _check_positive("length", length)
     if offset:
         _check_positive("offset", offset)
-        whole = passages(source, tokenizer, n=n, length=offset + length, seed=seed, path=path)
+        whole = passages(source, tokenizer, n=n, length=offset + length, seed=seed, folder=folder)
         return [from_tokens(f"{p.id}+{offset}", source, p.token_ids[offset:], tokenizer) for p in whole]
-    if path is not None and source not in HUB:
-        raise CrammingError(f"path {str(path)!r} has no use with source {source!r}: it replaces {' or '.join(HUB)}")
+    if folder is not None and source not in HUB:
+        raise CrammingError(
+            f"folder {str(folder)!r} has no use with source {source!r}: it replaces {' or '.join(HUB)}"
+        )
     if source == "random":
         return [_random_passage(tokenizer, length, seed, index) for index in range(n)]
-    texts = _shipped(source, seed) if source in SHIPPED else _hub(source, seed, path)
+    texts = _shipped(source, seed) if source in SHIPPED else _hub(source, seed, folder)
     if n > len(texts):
         raise CrammingError(
             f"n={n} is more than the {len(texts)} texts of source {source!r}: use {len(texts)} or fewer"
@@ -280,18 +282,18 @@ def _shipped(source: str, seed: int) -> list[tuple[str, str]]:
     return [(name, (index.parent / f"{name}.txt").read_text(encoding="utf-8")) for _, _, name in sorted(rounds)]
 
 
-def _hub(source: str, seed: int, path: str | Path | None) -> list[tuple[str, str]]:
+def _hub(source: str, seed: int, folder: str | Path | None) -> list[tuple[str, str]]:
     """Row numbers and texts of a dataset on the hub, or in a local folder."""
     import datasets
 
-    place = str(path or HUB[source])
+    place = str(folder or HUB[source])
     try:
         rows = datasets.load_dataset(place, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).split("\n")[0]
         raise CrammingError(
             f"source {source!r} needs the dataset {place}, which cannot be read ({reason}): "
-            "go online once, or give path= a local copy"
+            "go online once, or give folder= (on the command line --folder) a local copy"
         ) from error
     if "text" not in rows.column_names:
         raise CrammingError(f"dataset {place} has columns {', '.join(rows.column_names)}: expected one named text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,38 @@ def refuse(job: int) -> int:
     raise CrammingError(f"job {job} is even: give odd ones")
 
 
-def seen_device(job: int) -> str | None:
-    """The GPU that the worker was given."""
+def seen_device(job: str) -> str | None:
+    """The GPU that the worker was given, once two jobs are under way: each then has a worker of its own."""
+    Path(job).touch()
+    until = time.monotonic() + 60
+    while len(list(Path(job).parent.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def begin_and_sleep(job: Any) -> None:
+    """Leave a file in the job's store, and be busy for longer than any test."""
+    (Path(job.folder) / ".busy").touch()
+    time.sleep(3600)
+
+
 def run_and_die_once(job: Any) -> Any:
-    """As `cramming.results.sweep.run_job`, but the first worker of all is killed at its third step."""
+    """As `cramming.results.sweep.run_job`, but the first worker of all is killed at its third step.
+
+    It saves checkpoints after the others; who goes on from one leaves a file in the store.
+    """
     from cramming import engine
     from cramming.results import sweep
 
+    restore = engine._Run.restore
+
+    def went_on(self: Any, state: Any) -> Any:
+        (Path(job.folder) / ".went-on").touch()
+        return restore(self, state)
+
+    engine._Run.restore = went_on
     if _first_time(Path(job.folder) / ".died"):
+        engine.CHECKPOINT_SECONDS = 0.0
         step, steps = engine._step, []
 
         def last_step(*arguments: Any) -> None:
@@ -55,7 +77,10 @@ def run_and_die_once(job: Any) -> Any:
             step(*arguments)
 
         engine._step = last_step
-    return sweep.run_job(job)
+    try:
+        return sweep.run_job(job)
+    finally:
+        engine._Run.restore = restore
 
 
 def outcome(job: tuple[int, str]) -> tuple[str, list[tuple[str, int, bool]]]:

@@ -45,23 +45,23 @@ def test_steps_are_timed_with_the_machine_beside_them(tmp_path):
 def test_executors_are_held_against_serial(tmp_path):
     out = tmp_path / "executors.parquet"
     small = ("--n", 2, "--steps", 2, "--tokens", 4, "--batch", 1, "--rounds", 1)
-    run("executors.py", "--model", "tiny-llama", *small, "--executors", "processes", "--out", out)
+    run("executors.py", "--model", "tiny-llama", *small, "--out", out)
     mine, shipped = pd.read_parquet(out), pd.read_parquet(BENCHMARKS / "executors.parquet")
     assert set(mine) == set(shipped)
     assert mine["token_passes"].tolist() == [2 * 2 * 4] * 2
     summary = scale.executors(mine)
-    assert list(summary.index) == ["serial", "processes"]
+    assert list(summary.index) == ["serial", "dask"]
     assert summary.loc["serial", "ratio"] == 1
-    assert summary.loc["processes", "ratio"] == pytest.approx(mine["seconds"][0] / mine["seconds"][1])
+    assert summary.loc["dask", "ratio"] == pytest.approx(mine["seconds"][0] / mine["seconds"][1])
 
 
 def test_executors_are_compared_round_by_round():
     rows = [
         {"round": turn, "executor": name, "token_passes": 100, "seconds": seconds}
         for turn, slower in enumerate((1, 3, 10))
-        for name, seconds in (("serial", 10 * slower), ("processes", 5 * slower))
+        for name, seconds in (("serial", 10 * slower), ("dask", 5 * slower))
     ]
     summary = scale.executors(pd.DataFrame(rows))
     assert summary["ratio"].tolist() == [1, 2]
     assert summary["rate"].tolist() == pytest.approx([100 / 30, 100 / 15])
-    assert scale.executors_table(summary).loc["processes"].tolist() == ["7", "2.00 (2.00 to 2.00)"]
+    assert scale.executors_table(summary).loc["dask"].tolist() == ["7", "2.00 (2.00 to 2.00)"]

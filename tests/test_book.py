@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cramming.book import build, execute, stage
+from cramming.book.provenance import defaults
 from cramming.errors import CrammingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,15 +28,16 @@ def write(root: Path, *sources: str, name: str = NAME) -> None:
     nbformat.write(new_notebook(cells=cells), root / name)
 
 
-def listed(root: Path, *entries: dict) -> None:
-    (root / "book").mkdir(exist_ok=True)
-    (root / "book" / "notebooks.yaml").write_text(yaml.safe_dump(list(entries)))
+def listed(root: Path, *names: str) -> None:
+    chapters = [{"file": name.removesuffix(".ipynb")} for name in names]
+    toc = {"format": "jb-book", "root": "book/index", "parts": [{"caption": "Pages", "chapters": chapters}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
     """A repository with one notebook."""
-    listed(tmp_path, {"path": NAME})
+    listed(tmp_path, NAME)
     write(tmp_path, "import sys\nprint(n)\nprint(n * 7, file=sys.stdout)")
     return tmp_path
 
@@ -43,16 +46,21 @@ def stored(root: Path) -> str:
     return (root / NAME).read_text()
 
 
+def shown(root: Path) -> nbformat.NotebookNode:
+    """The notebook as the book has it."""
+    return execute.current(root, NAME)[0]
+
+
 def printed(root: Path) -> list[str]:
-    outputs = [output for cell in nbformat.read(root / NAME, 4).cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in shown(root).cells for output in cell.get("outputs", [])]
     return [output["text"] for output in outputs if output.get("name") == "stdout"]
 
 
 def tags(root: Path) -> list[str]:
-    return [tag for cell in nbformat.read(root / NAME, 4).cells for tag in cell.metadata.get("tags", [])]
+    return [tag for cell in shown(root).cells for tag in cell.metadata.get("tags", [])]
 
 
-def test_outputs_are_stored_clean_and_a_second_call_has_nothing_to_do(root, monkeypatch):
+def test_a_notebook_runs_beside_the_stored_one_and_a_second_call_has_nothing_to_do(root, monkeypatch):
     # A kernel of the same name elsewhere on the machine is not the one that runs.
     other = root / "other" / "kernels" / "python3"
     other.mkdir(parents=True)
@@ -60,32 +68,106 @@ def test_outputs_are_stored_clean_and_a_second_call_has_nothing_to_do(root, monk
     (other / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(root / "other"))
 
+    before = stored(root)
     assert execute.execute(root, progress=False) == [NAME]
     assert printed(root) == ["3\n21\n"]
     assert tags(root) == ["parameters"]
-    notebook = nbformat.read(root / NAME, 4)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    notebook = shown(root)
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "cramming"}
     assert "version" not in notebook.metadata.language_info
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
     assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"] == [1, 2]
+    assert stored(root) == before
     assert [path.name for path in (root / "notebooks").iterdir()] == ["page.ipynb"]
 
+    assert execute.execute(root, progress=False) == []
+    assert execute.execute(root, only=NAME, progress=False) == []
+    assert execute.execute(root, anyway=True, progress=False) == [NAME]
+
+
+def test_only_an_explicit_call_stores_what_was_executed(root):
+    execute.execute(root, progress=False)
+    assert not execute.holds(root, NAME)
+    execute.store(root)
+    assert execute.holds(root, NAME)
+    assert printed(root) == ["3\n21\n"]
+    assert not (root / execute.EXECUTED / NAME).exists()
     before = stored(root)
     assert execute.execute(root, progress=False) == []
-    assert execute.execute(root, only=NAME, progress=False) == [NAME]
+    execute.store(root)
     assert stored(root) == before
-    (root / "data").mkdir()
-    (root / "data" / "new.csv").write_text("a\n1\n")
+
+
+def test_what_a_page_does_not_hang_on_leaves_its_outputs(root):
+    execute.execute(root, progress=False)
+    execute.store(root)
+    notebook = nbformat.read(root / NAME, 4)
+    notebook.cells[0].source = "# Another heading"
+    nbformat.write(notebook, root / NAME)
+    for file in ("cramming/studies/other.py", "data/plans/other.yaml", "README.md", "data/paper/README.md"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("x = 1\n")
+    assert execute.execute(root, progress=False) == []
+    assert printed(root) == ["3\n21\n"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("cramming/studies/mine.py", "from cramming.results import beneath\nfactor = 8\n"),
+        ("cramming/results/beneath.py", "value = 2\n"),
+        ("cramming/__init__.py", "other = 1\n"),
+        ("data/paper/capacity.csv", "a\n2\n"),
+        ("requirements.lock", "torch==9\n"),
+    ],
+)
+def test_what_a_page_hangs_on_has_it_run_again(root, file, text):
+    """Its study, what that imports in whatever folder, published numbers, the packages that do the arithmetic."""
+    for name, content in {
+        "cramming/__init__.py": "",
+        "cramming/studies/__init__.py": "",
+        "cramming/studies/mine.py": "from cramming.results import beneath\nfactor = 7\n",
+        "cramming/results/__init__.py": "",
+        "cramming/results/beneath.py": "value = 1\n",
+        "data/paper/capacity.csv": "a\n1\n",
+        "requirements.lock": "torch==1\npytest==1\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    write(root, "if False:\n    from cramming.studies import mine")
+    execute.execute(root, progress=False)
+    execute.store(root)
+    assert execute.execute(root, progress=False) == []
+    (root / file).write_text(text)
+    assert not execute.holds(root, NAME)
     assert execute.execute(root, progress=False) == [NAME]
 
 
-def test_parameters_that_differ_from_the_defaults_are_shown_and_do_not_pile_up(root):
-    listed(root, {"path": NAME, "parameters": {"n": 5}})
+def test_the_numbers_behind_figures_go_into_an_archive_that_is_the_same_each_time(root):
+    data, metadata = {"image/svg+xml": "<svg></svg>"}, {"cramming": {"figure": "dots", "csv": {"frame": "a\n1\n"}}}
+    write(root, f"from IPython.display import display\ndisplay({data}, metadata={metadata}, raw=True)")
+    execute.execute(root, progress=False)
+    archive = execute.current(root, NAME)[1]
+    first = archive.read_bytes()
+    assert zipfile.ZipFile(archive).read("01-dots-frame.csv") == b"a\n1\n"
+    [output] = shown(root).cells[-1].outputs
+    assert output.metadata == {"cramming": {"figure": "dots", "files": ["01-dots-frame.csv"]}}
+    execute.execute(root, anyway=True, progress=False)
+    assert archive.read_bytes() == first
+    execute.store(root)
+    assert (root / execute.FIGURES / "page.zip").read_bytes() == first
+
+
+def test_parameters_that_differ_from_the_defaults_are_shown_until_the_page_is_run_without(root):
+    execute.execute(root, progress=False)
+    execute.store(root)
     for _ in range(2):
-        execute.execute(root, only=NAME, progress=False)
+        execute.execute(root, parameters={"n": 5}, progress=False)
         assert printed(root) == ["5\n35\n"]
         assert tags(root) == ["parameters", "injected-parameters"]
-    execute.execute(root, parameters={"n": 3}, progress=False)
+    execute.store(root)  # not what has parameters of its own
+    assert "injected-parameters" not in stored(root)
+    execute.execute(root, progress=False)
     assert printed(root) == ["3\n21\n"]
     assert tags(root) == ["parameters"]
 
@@ -114,22 +196,20 @@ def test_an_interrupted_run_leaves_the_stored_notebook_and_is_run_again(root, mo
         with pytest.raises(KeyboardInterrupt):
             execute.execute(root, progress=False)
     assert stored(root) == before
-    assert not (root / execute.RUNS).exists()
+    assert not (root / execute.EXECUTED / NAME).exists()
 
 
 @pytest.mark.parametrize(
-    ("entries", "arguments", "message"),
+    ("names", "arguments", "message"),
     [
-        ([{"path": NAME, "parameters": {"m": 1}}], {}, r"no parameter 'm': it has n"),
-        ([{"path": NAME}], {"parameters": {"scales": "smoke"}}, r"no parameter 'scales': it has n"),
-        ([{"path": NAME}], {"only": "notebooks/pages.ipynb"}, r"pages\.ipynb: not in .*, which has notebooks/page"),
-        ([{"path": "notebooks/none.ipynb"}], {}, r"none\.ipynb: listed in .* no such file"),
-        ([{"paths": NAME}], {}, r"notebooks\.yaml: not a list of entries"),
-        (["page"], {}, r"notebooks\.yaml: not a list of entries"),
+        ([NAME], {"parameters": {"scales": "smoke"}}, r"no parameter 'scales': the notebooks has n"),
+        ([NAME], {"only": "notebooks/pages.ipynb"}, r"pages\.ipynb: not in _toc\.yml, which has notebooks/page"),
+        (["notebooks/none.ipynb"], {}, r"none\.ipynb: listed in _toc\.yml but no such file"),
+        ([], {}, r"_toc\.yml lists no pages"),
     ],
 )
-def test_a_wrong_list_or_argument_is_one_line(root, entries, arguments, message):
-    listed(root, *entries)
+def test_a_wrong_list_or_argument_is_one_line(root, names, arguments, message):
+    listed(root, *names) if names else (root / "_toc.yml").write_text("[1, 2]")
     before = stored(root)
     with pytest.raises(CrammingError, match=message) as error:
         execute.execute(root, **arguments, progress=False)
@@ -138,13 +218,13 @@ def test_a_wrong_list_or_argument_is_one_line(root, entries, arguments, message)
 
 
 def test_defaults_are_read_without_running_them():
-    source = "a, b = 1, 2\nscale: str = 'laptop'\nlengths = [8, 16]\nhere = open('/nonexistent')\nunset: int"
-    found = execute.defaults(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]))
+    source = "scale: str = 'laptop'\nlengths = [8, 16]\nhere = open('/nonexistent')\nunset: int"
+    found = defaults(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]))
     assert found["scale"] == "laptop"
     assert found["lengths"] == [8, 16]
     assert found["here"] != "/nonexistent"
     assert "unset" not in found
-    assert execute.defaults(new_notebook(cells=[new_code_cell("a = 1")])) == {}
+    assert defaults(new_notebook(cells=[new_code_cell("a = 1")])) == {}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +251,7 @@ def test_paths_of_this_machine_are_found(tmp_path, monkeypatch, text, found):
 
 
 def test_the_stage_mirrors_the_repository(root, monkeypatch):
-    files = ["_config.yml", "_toc.yml", "book/index.md", "data/a.csv", "data/v.safetensors", "README.md", ".git/x"]
+    files = ["_config.yml", "book/index.md", "data/a.csv", "data/v.safetensors", "README.md", ".git/x"]
     for name in files:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("{title: x, sphinx: {config: {html_theme_options: {a: 1}}}}\n")
@@ -179,8 +259,9 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
     (root / "_stage" / "left_from_before").touch()
     staged = stage.stage(root)
     found = {str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()}
-    assert found == {*files[:4], "README.md", NAME, "book/notebooks.yaml"}
-    assert all((staged / name).read_bytes() == (root / name).read_bytes() for name in found)
+    assert found == {*files[:3], "README.md", NAME, "_toc.yml"}
+    assert all((staged / name).read_bytes() == (root / name).read_bytes() for name in found - {NAME})
+    assert nbformat.read(staged / NAME, 4) == nbformat.read(root / NAME, 4)
     monkeypatch.setenv("CRAMMING_REPOSITORY_URL", "https://example.org/cramming")
     config = yaml.safe_load((stage.stage(root) / "_config.yml").read_text())
     theme = config["sphinx"]["config"]["html_theme_options"]
@@ -193,6 +274,7 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
 def test_a_warning_fails_the_build_and_keeps_the_pages_of_before(root, capfd):
     (root / "_config.yml").write_text("title: x\nonly_build_toc_files: true\nrepository: {url: ''}\n")
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
+    (root / "book").mkdir()
     (root / "book" / "index.md").write_text("# Title\n\nSee [nothing](nowhere.md).\n")
     (root / "_site").mkdir()
     (root / "_site" / "index.html").write_text("before")
@@ -224,8 +306,6 @@ def test_stored_notebooks_are_clean_complete_and_their_figures_described(name):
         if cell.cell_type != "code":
             continue
         assert cell.execution_count, f"cell {number} was not run"
-        told = [output.get("metadata", {}).get("cramming", {}).get("csv", {}) for output in cell.outputs]
-        size = sum(len(text) for some in told for text in some.values())
-        assert size < 3_000_000, f"cell {number}: {size:,} characters of data behind one figure"
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+        assert not any("image/png" in output.get("data", {}) for output in cell.outputs), f"cell {number}: no drawing"
+        if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
             assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), f"cell {number}: figure without alt"

@@ -6,8 +6,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,7 +21,7 @@ from cramming import engine
 from cramming.errors import CrammingError
 from cramming.models import load
 from cramming.results import executors
-from cramming.results.executors import Dask, Processes, here, job_script, named, queued
+from cramming.results.executors import Dask, here, job_script, named, queued
 from cramming.results.plans import Experiment, Plan
 from cramming.results.store import Store
 from cramming.results.sweep import LOG, prioritised, run_job, sweep
@@ -34,11 +37,9 @@ def cluster():
         yield two
 
 
-@pytest.fixture(params=["processes", "dask"])
-def executor(request) -> Processes | Dask:
-    if request.param == "processes":
-        return Processes(2, threads=1)
-    return Dask(threads=1, cluster=request.getfixturevalue("cluster"))
+@pytest.fixture
+def executor(cluster) -> Dask:
+    return Dask(threads=1, cluster=cluster)
 
 
 def experiment(**changes) -> Experiment:
@@ -82,7 +83,7 @@ def test_what_a_worker_refuses_is_one_line_here(executor):
 
 
 def test_workers_take_several_jobs_each_and_end_with_the_last():
-    done = dict(Processes(2)(jobs.double, range(6)))
+    done = dict(Dask(2)(jobs.double, range(6)))
     assert {job: twice for job, (twice, _) in done.items()} == {job: 2 * job for job in range(6)}
     pids = {pid for _, pid in done.values()}
     assert len(pids) <= 2
@@ -94,40 +95,42 @@ def test_workers_take_several_jobs_each_and_end_with_the_last():
 
 def test_workers_whose_work_is_done_leave_in_order(tmp_path):
     words = [str(tmp_path / name) for name in ("one", "two")]
-    assert len(list(Processes(2)(jobs.leave_word, words))) == 2
+    assert len(list(Dask(2)(jobs.leave_word, words))) == 2
     assert sorted(map(str, tmp_path.iterdir())) == words
 
 
 def test_workers_end_when_nobody_wants_more():
-    running = Processes(2)(jobs.double, range(6))
+    running = Dask(2)(jobs.double, range(6))
     _, (_, pid) = next(running)
     running.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_each_worker_gets_one_gpu():
-    devices = [device for _, device in Processes(2, devices=("7", "9"))(jobs.seen_device, range(2))]
+def test_each_worker_gets_one_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_gpus", lambda: ("7", "9"))
+    some = [str(tmp_path / name) for name in ("one", "two")]
+    devices = [device for _, device in named("dask")(jobs.seen_device, some)]
     assert sorted(devices) == ["7", "9"]
 
 
 def test_names_of_executors(monkeypatch):
     monkeypatch.setattr(executors, "_gpus", lambda: ("0", "1", "2"))
     assert named("serial") is None
-    assert named("processes") == Processes(3, None, ("0", "1", "2"))
+    assert named("dask") == Dask(3, None, ("0", "1", "2"))
     assert named("dask", workers=1, threads=4, scheduler="tcp://a:1") == Dask(
         1, 4, ("0", "1", "2"), scheduler="tcp://a:1"
     )
-    assert (Dask(2).local, Dask(2, scheduler="tcp://a:1").local, Processes(5).local) == (2, 0, 5)
+    assert (Dask(2).local, Dask(2, scheduler="tcp://a:1").local, Dask(5).local) == (2, 0, 5)
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: named("fortran"), "executor 'fortran' is unknown: use one of serial, processes, dask"),
-        (lambda: named("serial", workers=2), "'serial' has no 2 workers: use processes or dask"),
-        (lambda: named("processes", scheduler="tcp://a:1"), "goes with executor 'dask'"),
-        (lambda: Processes(0), "workers is 0: give at least 1"),
+        (lambda: named("fortran"), "executor 'fortran' is unknown: use one of serial, dask$"),
+        (lambda: named("serial", workers=2), "'serial' has no 2 workers: use dask"),
+        (lambda: named("serial", scheduler="tcp://a:1"), "goes with executor 'dask', not 'serial'"),
+        (lambda: Dask(0), "workers is 0: give at least 1"),
         (lambda: Dask(-1), "workers is -1"),
         (lambda: job_script("cron"), "batch system 'cron' is unknown: use one of slurm, pbs, lsf"),
         (lambda: queued("cron", 1), "batch system 'cron'"),
@@ -144,6 +147,17 @@ def test_without_the_extra_the_way_to_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(CrammingError, match=r"distributed is not installed: pip install 'cramming\[cluster\]'"):
         list(Dask(1)(jobs.double, [1]))
+
+
+def test_workers_that_do_not_start_are_one_line(tmp_path):
+    """In a script without the guard each worker would start workers in turn; Python refuses that."""
+    script = tmp_path / "script.py"
+    script.write_text("from cramming.results.executors import here\n\nhere(1)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("cramming.errors.CrammingError: 1 workers did not start (Nanny failed to start")
+    assert last.endswith('a script needs `if __name__ == "__main__":` around what it does')
 
 
 # Batch systems
@@ -191,23 +205,26 @@ def test_ctrl_c_means_the_same_after_a_job_script():
 
 
 @dataclass
-class Mortal:
-    """An executor, the first of whose workers is killed in its third step."""
+class Staged:
+    """An executor whose workers do something else with their jobs: the first of all is killed in its third step."""
 
     inner: Dask
+    instead: Callable = jobs.run_and_die_once
     threads: int = 1
     local: int = 2
 
     def __call__(self, function, some):
         assert function is run_job
-        return self.inner(jobs.run_and_die_once, some)
+        return self.inner(self.instead, some)
 
 
 @pytest.mark.slow
 def test_same_keys_and_vectors_as_serial_though_a_worker_is_killed(cluster, serial, tmp_path):
     store = Store(tmp_path / "results")
-    assert sweep(PLAN, model("tiny-llama"), store, executor=Mortal(Dask(cluster=cluster)), progress=False) == 7
+    assert sweep(PLAN, model("tiny-llama"), store, executor=Staged(Dask(cluster=cluster)), progress=False) == 7
     assert (store.root / ".died").exists()  # the premise
+    assert (store.root / ".went-on").exists(), "the repeat began anew"
+    assert not list((store.root / "unfinished").iterdir())
     assert store.keys() == serial.keys()
     costs = ["seconds", "cpu_seconds"]
     pd.testing.assert_frame_equal(store.frame().drop(columns=costs), serial.frame().drop(columns=costs))
@@ -215,7 +232,7 @@ def test_same_keys_and_vectors_as_serial_though_a_worker_is_killed(cluster, seri
         assert mine.keys() == theirs.keys() != set()
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items())
     assert sum("stored: " in line for line in (store.root / LOG).read_text().splitlines()) == 7
-    assert sweep(PLAN, model("tiny-llama"), store, executor="processes", progress=False) == 0
+    assert sweep(PLAN, model("tiny-llama"), store, executor="dask", progress=False) == 0
 
 
 class InThisProcess:
@@ -248,15 +265,26 @@ def test_interrupted_sweep_keeps_the_batches_that_were_done(tmp_path, serial):
     assert said[-1] == f"finished: {7 - len(before)} of {7 - len(before)} runs stored"
 
 
-def test_ctrl_c_ends_the_workers_of_a_sweep(tmp_path):
-    """The real signal, while workers are busy with loading a model."""
+@pytest.mark.parametrize("when", ["starting", "busy"])
+def test_ctrl_c_ends_the_workers_of_a_sweep(tmp_path, when):
+    """The real signal, while workers start, and while they are at their first jobs."""
     store, before = Store(tmp_path / "results"), multiprocessing.active_children()
-    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def reached() -> bool:
+        if when == "busy":
+            return (store.root / ".busy").exists()
+        return len(multiprocessing.active_children()) > len(before)
+
+    def press() -> None:
+        while not reached():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        sweep(PLAN, model("tiny-llama"), store, executor=Processes(2, threads=1), progress=False)
+        sweep(PLAN, model("tiny-llama"), store, executor=Staged(Dask(2), jobs.begin_and_sleep), progress=False)
     assert set(multiprocessing.active_children()) <= set(before)
-    assert (store.root / LOG).read_text().splitlines()[-1].endswith(" of 7 runs stored")
+    assert (store.root / LOG).read_text().splitlines()[-1].endswith("interrupted: 0 of 7 runs stored")
 
 
 def test_other_weights_in_a_worker_are_refused_and_logged(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from cramming.book import export
 from cramming.decode import greedy, teacher_forced
 from cramming.errors import CrammingError
 from cramming.results.store import Store
+from tests.conftest import model
 
 
 def session(lm) -> onnxruntime.InferenceSession:
@@ -118,7 +120,7 @@ def test_the_page_gets_the_runs_that_it_names(smoke_store, tiny_llama):
     rows = store.frame().query("exact and score_first and n_vectors == 1")
     rows = rows[rows["recipe_json"].str.contains('"memory":"vectors"')]
     row = rows.iloc[0]
-    (found,) = export.page_passages(store, [row["key"][:12]])
+    (found,) = export.page_passages(store, [row["key"][:12]], tiny_llama)
     mem = torch.from_numpy(np.frombuffer(base64.b64decode(found["mem"]), "<f4").copy())[None]
     assert torch.equal(mem, store.vectors()[row["key"]])
     _, gaps = teacher_forced(tiny_llama, mem[None], torch.tensor([found["ids"]]))
@@ -126,7 +128,26 @@ def test_the_page_gets_the_runs_that_it_names(smoke_store, tiny_llama):
     assert (gaps > 0).all()
     assert float(gaps.min()) == pytest.approx(found["margin"], abs=1e-3)
     with pytest.raises(CrammingError, match=r"run 'none' of book/decode\.yaml is in the store results 0 times"):
-        export.page_passages(store, ["none"])
+        export.page_passages(store, ["none"], tiny_llama)
+
+
+def test_the_page_refuses_what_it_cannot_decode(smoke_store, tmp_path, tiny_llama):
+    """Other memories and widths, several vectors, token 0 unscored, other weights: each would decode to nonsense."""
+    store, frame = Store(smoke_store), Store(smoke_store).frame()
+    memory = frame["recipe_json"].map(lambda text: json.loads(text)["memory"])
+    wrong = frame[frame["exact"] & ((memory != "vectors") | (frame["n_vectors"] > 1) | ~frame["score_first"])]
+    assert len(wrong)
+    for key in wrong["key"]:
+        with pytest.raises(CrammingError, match="is not an exact one of one mem vector"):
+            export.page_passages(store, [key], tiny_llama)
+    good = frame[frame["exact"] & frame["score_first"] & (memory == "vectors") & (frame["n_vectors"] == 1)].iloc[0]
+    with pytest.raises(CrammingError, match="name runs of one model"):
+        export.page_passages(store, [good["key"]], model("tiny-opt"))
+    mine = Store(tmp_path)
+    how = json.loads(good["recipe_json"]) | {"memory": "proto"}
+    mine.add(good.to_dict() | {"recipe_json": json.dumps(how)}, store.vectors()[good["key"]])
+    with pytest.raises(CrammingError, match="is not an exact one of one mem vector"):
+        export.page_passages(mine, [good["key"]], tiny_llama)
 
 
 def test_a_vocabulary_names_every_token(tiny_llama):

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from cramming.errors import CrammingError
 from cramming.recipes import Growth, recipe
-from cramming.results.sweep import results
 from cramming.results.store import Store
+from cramming.results.sweep import results
 from cramming.sphere import onto_sphere, principal
 from cramming.studies import growth
 from tests.test_tables import frame, row

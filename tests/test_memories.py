@@ -80,7 +80,7 @@ def test_prefix_stands_for_a_token_in_front(tiny):
     ids = list(b"a word")
     # Keys and values of some token, in every layer, are as good as that token.
     mem = in_units(tiny, _past(tiny, table(torch.tensor([[ids[0]]]))))
-    nats, gaps = teacher_forced(tiny, mem, torch.tensor([ids[1:]]), "prefix")
+    nats, gaps = teacher_forced(tiny, mem, torch.tensor([ids[1:]]), MEMORIES["prefix"])
     logits = tiny.model(input_ids=torch.tensor([[ids[0], _line_break(tiny), *ids[1:-1]]])).logits[0, 1:]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
     assert nats[0].numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
@@ -92,10 +92,10 @@ def test_layer_without_trained_numbers_has_the_start_token(tiny_llama):
     [layer] = MEMORIES["prefix"].layers(tiny_llama, 1)
     start = in_units(tiny_llama, _start_token(tiny_llama))
     tokens = torch.tensor([list(b"a word")])
-    one, _ = teacher_forced(tiny_llama, start[:, [layer]], tokens, "prefix")
-    both, _ = teacher_forced(tiny_llama, start, tokens, "prefix")
+    one, _ = teacher_forced(tiny_llama, start[:, [layer]], tokens, MEMORIES["prefix"])
+    both, _ = teacher_forced(tiny_llama, start, tokens, MEMORIES["prefix"])
     assert one[0].numpy() == pytest.approx(both[0].numpy(), rel=1e-4)
-    other, _ = teacher_forced(tiny_llama, start[:, [layer]] + 1, tokens, "prefix")
+    other, _ = teacher_forced(tiny_llama, start[:, [layer]] + 1, tokens, MEMORIES["prefix"])
     assert (other - one).abs().max() > 1e-3
 
 
@@ -103,11 +103,11 @@ def test_layer_without_trained_numbers_has_the_start_token(tiny_llama):
 def test_proto_tokens_are_read_in_one_pass(tiny):
     mem = noise(tiny, "proto", 2)
     logits = tiny.model(inputs_embeds=torch.stack([mem[0, 0], *[mem[0, 1]] * 4])[None]).logits[0, 1:]
-    tokens, gaps = greedy(tiny, mem[0], 4, memory="proto")
+    tokens, gaps = greedy(tiny, mem[0], 4, memory=MEMORIES["proto"])
     assert tokens.tolist() == logits.argmax(1).tolist()
     assert (gaps > 0).all()
     # What is true makes no difference to what is said.
-    nats, _ = teacher_forced(tiny, mem, torch.tensor([[1, 2, 3, 4]]), "proto")
+    nats, _ = teacher_forced(tiny, mem, torch.tensor([[1, 2, 3, 4]]), MEMORIES["proto"])
     assert nats[0].numpy() == pytest.approx(-logits.log_softmax(1)[range(4), [1, 2, 3, 4]].numpy(), rel=1e-3)
 
 
@@ -124,10 +124,10 @@ def test_engine_and_decoder_agree_padded_and_packed(name, memory, k):
     gradients = []
     for pack in (False, True):
         trained = mem.clone().requires_grad_(True)
-        loss, nats, gaps = score(lm, trained, tokens, weights, pack=pack, memory=memory)
+        loss, nats, gaps = score(lm, trained, tokens, weights, pack=pack, memory=MEMORIES[memory])
         gradients.append(torch.autograd.grad(loss, trained)[0])
         for i, n in enumerate(lengths):
-            alone, alone_gaps = teacher_forced(lm, mem[i : i + 1], tokens[i : i + 1, :n], memory)
+            alone, alone_gaps = teacher_forced(lm, mem[i : i + 1], tokens[i : i + 1, :n], MEMORIES[memory])
             assert nats[i, :n].detach().numpy() == pytest.approx(alone[0].numpy(), rel=1e-3, abs=1e-4)
             assert gaps[i, :n].numpy() == pytest.approx(alone_gaps[0].numpy(), rel=1e-2, abs=1e-3)
     assert (gradients[0].abs().amax((1, 2)) > 0).all()
@@ -139,10 +139,12 @@ def test_gradient_is_the_slope_of_the_loss(tiny_llama, memory, k):
     mem, way = noise(tiny_llama, memory, k), noise(tiny_llama, memory, k, seed=1)
     tokens, weights = torch.tensor([list(b"a word")]), torch.full((1, 6), 1 / 6)
     trained = mem.clone().requires_grad_(True)
-    loss, _, _ = score(tiny_llama, trained, tokens, weights, memory=memory)
+    loss, _, _ = score(tiny_llama, trained, tokens, weights, memory=MEMORIES[memory])
     slope = float((torch.autograd.grad(loss, trained)[0] * way).sum())
     step = 1e-3
-    ends = [score(tiny_llama, mem + side * step * way, tokens, weights, memory=memory)[0] for side in (1, -1)]
+    ends = [
+        score(tiny_llama, mem + side * step * way, tokens, weights, memory=MEMORIES[memory])[0] for side in (1, -1)
+    ]
     assert float(ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.05, abs=0.02)
 
 
@@ -150,13 +152,13 @@ def test_gradient_is_the_slope_of_the_loss(tiny_llama, memory, k):
 @torch.no_grad()
 def test_decoding_with_a_cache_and_anew_agree(tiny_llama, memory):
     mem = noise(tiny_llama, memory, 2)[0]
-    tokens, gaps = greedy(tiny_llama, mem, 8, memory=memory)
-    again, gaps_again = greedy(tiny_llama, mem, 8, cached=False, memory=memory)
+    tokens, gaps = greedy(tiny_llama, mem, 8, memory=MEMORIES[memory])
+    again, gaps_again = greedy(tiny_llama, mem, 8, cached=False, memory=MEMORIES[memory])
     assert tokens.tolist() == again.tolist()
     assert gaps.numpy() == pytest.approx(gaps_again.numpy(), rel=1e-2, abs=1e-3)
-    certificate = certify(tiny_llama, mem, tokens.tolist(), memory=memory)
+    certificate = certify(tiny_llama, mem, tokens.tolist(), memory=MEMORIES[memory])
     assert certificate.greedy_correct == 8
-    assert certify(tiny_llama, mem, [*tokens.tolist()[:3], 256, 0], memory=memory).agreed <= 3
+    assert certify(tiny_llama, mem, [*tokens.tolist()[:3], 256, 0], memory=MEMORIES[memory]).agreed <= 3
 
 
 @pytest.mark.parametrize(("memory", "k"), SHAPES)
@@ -166,13 +168,13 @@ def test_horizons_grow_and_are_certified(tiny_llama, prose, memory, k):
     assert max(result.length for result in results) >= 2
     for result in results:
         run = result.run
-        assert run.memory == memory
+        assert run.memory is MEMORIES[memory]
         assert tuple(run.mem.shape) == MEMORIES[memory].shape(tiny_llama, k)
         fed = [MEMORIES[memory].positions(k, n) for _, n, *_ in run.trace]
         assert run.token_passes == sum(fed)
         ids = list(result.passage.token_ids[: result.length])
         if ids:
-            assert greedy(tiny_llama, run.mem, len(ids), memory=memory)[0].tolist() == ids
+            assert greedy(tiny_llama, run.mem, len(ids), memory=MEMORIES[memory])[0].tolist() == ids
 
 
 def test_store_keeps_any_memory_and_checks_it(tiny_llama, tmp_path):
@@ -212,7 +214,7 @@ def test_what_a_memory_cannot_do_is_refused(tiny_llama):
     with pytest.raises(CrammingError, match="recipe 'best': memory = 'paper'"):
         recipe("best", memory="paper")
     with pytest.raises(CrammingError, match=r"expected \(k, 128\)"):
-        certify(tiny_llama, torch.zeros(1, 64), [1], memory="prefix")
+        certify(tiny_llama, torch.zeros(1, 64), [1], memory=MEMORIES["prefix"])
 
 
 # Tables
@@ -277,4 +279,4 @@ def test_tried_recipes_are_shown_best_first():
 def test_figure_and_reading_of_a_model(tiny_llama):
     runs = made_up()
     assert isinstance(memories_page.summary_figure(memories_page.summary(runs), runs), Figure)
-    assert reading_seconds(tiny_llama, noise(tiny_llama, "prefix", 2)[0], 3, memory="prefix", repeats=1) > 0
+    assert reading_seconds(tiny_llama, noise(tiny_llama, "prefix", 2)[0], 3, memory=MEMORIES["prefix"], repeats=1) > 0

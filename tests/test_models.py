@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -21,10 +22,21 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cramming import models
 from cramming.errors import CrammingError
-from cramming.models import SMOLLM2, TINY_NAMES, build_tiny, fetch, linear, load, paper_models, weights_digest
+from cramming.models import (
+    SMOLLM2,
+    TINY_NAMES,
+    FrozenLM,
+    build_tiny,
+    fetch,
+    linear,
+    load,
+    paper_models,
+    weights_digest,
+)
 
 ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
 BYTES = build_tiny("llama")[1]
@@ -571,3 +583,31 @@ def test_noise_replaces_one_part_and_no_other(name, part):
 )
 def test_changes_that_cannot_be(change, match):
     fails(match, f"tiny-llama@{change}")
+
+
+# What an architecture is
+
+
+def untrained(kind: str, **fields) -> FrozenLM:
+    """A tiny model of an architecture that this project has no name for."""
+    config = AutoConfig.for_model(kind, vocab_size=257, **fields)
+    tiny = load("tiny-llama", device="cpu")
+    return dataclasses.replace(tiny, name=kind, model=AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_attention_is_looked_for_in_the_layers():
+    """In none of these does the config of a transformer tell: two name their heads otherwise, one is a hybrid."""
+    assert {name: load(name, device="cpu").attends for name in TINY_NAMES} == {
+        name: name != "tiny-mamba" for name in TINY_NAMES
+    }
+    assert untrained("bloom", hidden_size=64, n_layer=2, n_head=4).attends
+    mpt = untrained("mpt", d_model=64, n_layers=2, n_heads=4, max_seq_len=99)
+    assert mpt.attends
+    assert mpt.context_length == 99
+    jamba = untrained(
+        "jamba", hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=2, expert_layer_period=2,
+        use_mamba_kernels=False,
+    )  # fmt: skip
+    assert jamba.context_length
+    assert not jamba.attends

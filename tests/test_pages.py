@@ -9,6 +9,7 @@ import papermill
 import pytest
 
 from cramming.book import execute
+from cramming.book.provenance import defaults
 from cramming.results.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def results(tmp_path_factory) -> Path:
 def test_page_runs_from_nothing(name, results, tmp_path, monkeypatch):
     monkeypatch.setenv("CRAMMING_RESULTS", str(results))
     notebook = nbformat.read(ROOT / name, as_version=4)
-    known = execute.defaults(notebook)
+    known = defaults(notebook)
     parameters = {name: value for name, value in SMALLEST.items() if name in known}
     assert parameters
     target = tmp_path / "run.ipynb"

@@ -16,8 +16,8 @@ from cramming.errors import CrammingError
 from cramming.models import SMOLLM2, load
 from cramming.recipes import Recipe
 from cramming.results.plans import store_of
-from cramming.results.sweep import results
 from cramming.results.store import Store
+from cramming.results.sweep import results
 from cramming.studies import predict
 from cramming.studies.predict import FEATURES
 from cramming.texts import passages

@@ -172,10 +172,11 @@ def api(monkeypatch):
             if taken.fails:
                 raise taken.fails
 
-        def upload_folder(self, *, repo_id, repo_type, folder_path, allow_patterns, commit_message):
-            taken.calls.append(("upload", repo_id, repo_type, sorted(allow_patterns), commit_message))
-            folder = Path(folder_path)
-            taken.files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        def create_commit(self, repo_id, operations, *, repo_type, commit_message):
+            taken.calls.append(("commit", repo_id, repo_type, len(operations), commit_message))
+            for added in operations:
+                with added.as_file() as file:
+                    taken.files[added.path_in_repo] = file.read()
             return SimpleNamespace(commit_url=f"https://example.org/{repo_id}/commit/1")
 
     monkeypatch.setattr(hub, "HfApi", Fake)
@@ -189,10 +190,10 @@ def test_rows_vectors_and_card_go_to_the_hub_and_nothing_else(results, api):
     expected = {f"{name}/{stem}{kind}" for name, stem in stems.items() for kind in (".parquet", ".safetensors")}
     assert set(api.files) == expected | {"README.md"}
     assert all(api.files[name] == (results / name).read_bytes() for name in expected)
-    (_, *created), (_, *uploaded) = api.calls
+    (_, *created), (_, *sent) = api.calls
     assert created == ["me/vectors", "dataset", True]
-    assert uploaded[:3] == ["me/vectors", "dataset", ["*.parquet", "*.safetensors", "README.md"]]
-    assert uploaded[3] == "Results of cuts, laptop"
+    assert sent == ["me/vectors", "dataset", len(expected) + 1, "Results of cuts, laptop"]
+    assert api.files["README.md"].decode() == hub.card(results)
 
 
 def test_one_store_alone_goes_with_a_card_of_its_own(results, api):

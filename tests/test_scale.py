@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from cramming.errors import CrammingError
 from cramming.models import load, parameter_count
-from cramming.results import estimate, plans
 from cramming.paths import PAPER
+from cramming.results import estimate, plans
 from cramming.studies import scale
 from tests.conftest import model
 

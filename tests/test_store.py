@@ -7,8 +7,6 @@ import signal
 from functools import partial
 from pathlib import Path
 
-import cramming.files
-import cramming.results.store
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import cramming.files
+import cramming.results.store
 from cramming.errors import CrammingError
 from cramming.results.store import DAMAGED, LOCK, NEEDED, SCHEMA, Store, run_key
 from tests.conftest import contents
@@ -510,7 +510,7 @@ def test_what_dead_writers_left_goes_and_what_others_write_stays(store):
     if not dead:
         os._exit(0)
     os.waitpid(dead, 0)
-    node = cramming.results.store._NODE
+    node = cramming.files.NODE
     gone = [f".{stem}.parquet.{node}-{dead}-0", f".probe.{node}-{dead}-3", f".{stem}.parquet.77"]
     kept = [f".{stem}.parquet.{node}-{os.getpid()}-9", f".{stem}.safetensors.0badcafe-{dead}-0", ".mine.txt.swp"]
     for name in gone + kept:
@@ -519,6 +519,19 @@ def test_what_dead_writers_left_goes_and_what_others_write_stays(store):
     os.utime(store.root / kept[2], (0, 0))
     store.repair()
     assert {path.name for path in store.root.glob(".*")} == set(kept)
+
+
+def test_what_a_writer_killed_while_it_tried_the_folder_left_goes(store, monkeypatch):
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: os._exit(0))
+        store.prepare()
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    left = [path.name for path in store.root.glob(".*probe*")]
+    assert len(left) == 1, left
+    store.repair()
+    assert not list(store.root.glob(".*probe*"))
 
 
 # Other versions

@@ -22,9 +22,8 @@ from cramming.results.check import recheck
 from cramming.results.estimate import estimate, rates, state_of
 from cramming.results.plans import PLANS, Experiment, Plan, key_of, load_plan, store_of
 from cramming.results.rows import crammed, row_of
-from cramming.results.sweep import results
 from cramming.results.store import Store
-from cramming.results.sweep import pending, sweep
+from cramming.results.sweep import pending, results, sweep
 from cramming.texts import passages
 from tests.conftest import contents, model
 

@@ -181,7 +181,7 @@ def test_from_text(tokenizer):
         ({"length": 0}, "length=0: expected a whole number of 1 or more"),
         ({"length": -3}, "length=-3: expected a whole number of 1 or more"),
         ({"n": 57}, "n=57 is more than the 56 texts of source 'novels': use 56 or fewer"),
-        ({"path": "here"}, "path 'here' has no use with source 'novels': it replaces pg19 or fanfics"),
+        ({"folder": "here"}, "folder 'here' is of no use to source 'novels': it is for pg19 and fanfics"),
     ],
 )
 def test_errors_of_passages(tokenizer, arguments, message):
@@ -227,13 +227,13 @@ def local(request, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("source", ["pg19", "fanfics"])
 def test_second_halves_in_published_order(tokenizer, local, source):
-    found = passages(source, tokenizer, n=3, length=11, path=local)
+    found = passages(source, tokenizer, n=3, length=11, folder=local)
     assert [p.id for p in found] == [f"{source}/000{i}" for i in range(3)]
     assert [p.text for p in found] == [f"Third of {i}!"[:11] for i in range(3)]
 
 
 def test_another_seed_shuffles(tokenizer, local):
-    orders = {tuple(p.id for p in passages("pg19", tokenizer, n=3, length=5, seed=s, path=local)) for s in range(6)}
+    orders = {tuple(p.id for p in passages("pg19", tokenizer, n=3, length=5, seed=s, folder=local)) for s in range(6)}
     assert len(orders) > 1
     assert len({frozenset(order) for order in orders}) == 1
 
@@ -244,16 +244,16 @@ def test_a_dataset_without_text(tokenizer, tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prose": "Once."}')
     with pytest.raises(CrammingError, match=r"has columns prose: expected one named text$"):
-        passages("pg19", tokenizer, n=1, length=2, path=folder)
+        passages("pg19", tokenizer, n=1, length=2, folder=folder)
 
 
 def test_a_dataset_that_cannot_be_read(tokenizer, tmp_path):
     with pytest.raises(
         CrammingError, match=r"^source 'pg19' needs the dataset .*, which cannot be read \(.*\)"
     ) as error:
-        passages("pg19", tokenizer, n=1, length=2, path=tmp_path)
+        passages("pg19", tokenizer, n=1, length=2, folder=tmp_path)
     assert "\n" not in str(error.value)
-    assert "path= a local copy" in str(error.value)
+    assert "--folder) a local copy" in str(error.value)
 
 
 def test_sentences_keep_titles_initials_and_quotes():

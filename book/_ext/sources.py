@@ -8,8 +8,10 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import nbformat
 import pandas as pd
@@ -20,10 +22,12 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 from cramming.book import provenance
+from cramming.book.execute import FIGURES
 from cramming.results.store import Store
 
 # Under this folder of the site lie the files, one folder a page.
 FILES = "_data"
+_EMPTY = b"PK\x05\x06" + 18 * b"\0"  # an archive of nothing, for pages without figures
 
 
 class NumbersLead(SphinxPostTransform):
@@ -67,13 +71,15 @@ class FilesBehind(SphinxPostTransform):
         commit = _commit(f"{name}.ipynb")
         made = f'<a href="{up}_sources/{name}.ipynb" download>notebook</a>{f", commit {commit}" if commit else ""}'
         again = f"<code>cramming book --page {Path(name).name}</code>"
+        archive = self.app.srcdir / FIGURES / f"{Path(name).name}.zip"
+        numbers = ZipFile(archive if archive.is_file() else BytesIO(_EMPTY))
         number = 0
         for cell in self.document.findall(lambda node: _is(node, "cell_code")):
             outputs = [o for o in notebook.cells[cell["cell_index"]].get("outputs", []) if "data" in o]
             bundles = list(cell.findall(lambda node: _is(node, "mime_bundle")))
             lines = []
             for output in outputs if "remove-cell" not in cell["cell_metadata"].get("tags", []) else []:
-                for kind, files in _files(output, target, number + 1):
+                for kind, files in _files(output, numbers, target, number + 1):
                     number += 1
                     links = " ".join(
                         f'<a href="{up}{FILES}/{target.name}/{file.name}" download>{escape(label)}</a>'
@@ -98,18 +104,20 @@ class FilesBehind(SphinxPostTransform):
         return links
 
 
-def _files(output: NotebookNode, target: Path, number: int) -> Iterator[tuple[str, list[tuple[str, Path]]]]:
+def _files(
+    output: NotebookNode, numbers: ZipFile, target: Path, number: int
+) -> Iterator[tuple[str, list[tuple[str, Path]]]]:
     """The files behind one output of a cell, if it is a figure or a table: its kind, and labels and files."""
     told, text = output.get("metadata", {}).get("cramming"), output["data"].get("text/html", "")
     if told:
         drawing = target / f"{number:02}-{told['figure']}.svg"
-        drawing.write_text(told["svg"], encoding="utf-8")
+        drawing.write_text(output["data"]["image/svg+xml"], encoding="utf-8")
         files = [("SVG", drawing)]
-        for name, csv in told["csv"].items():
-            path = target / f"{number:02}-{told['figure']}-{name}.csv"
-            path.write_text(csv, encoding="utf-8")
+        for name in told["files"]:
+            path = target / name
+            path.write_bytes(numbers.read(name))
             pd.read_csv(path, low_memory=False).to_parquet(path.with_suffix(".parquet"))
-            of = f"{name}, " if len(told["csv"]) > 1 else ""
+            of = f"{path.stem.rpartition('-')[2]}, " if len(told["files"]) > 1 else ""
             files += [(f"{of}CSV", path), (f"{of}Parquet", path.with_suffix(".parquet"))]
         yield "Figure", files
     elif 'class="dataframe"' in (text := text if isinstance(text, str) else "".join(text)):

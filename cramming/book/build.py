@@ -1,9 +1,4 @@
-"""The book: papermill runs the notebooks, a staged tree mirrors the repository, Jupyter Book renders it.
-
-A stored notebook always shows what its own cells give when they are run from top to bottom. Papermill puts parameters
-that differ from the notebook's defaults into a cell of its own, which is then stored as well; parameters equal to the
-defaults leave no such cell, and one left by an earlier run is removed.
-"""
+"""The pages: Jupyter Book renders the staged tree; and the same as one archive, and as one PDF."""
 
 from __future__ import annotations
 
@@ -17,8 +12,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import yaml
-
+from cramming.book.execute import contents
 from cramming.book.stage import stage
 from cramming.errors import CrammingError
 
@@ -113,12 +107,6 @@ def printed(root: Path, target: Path) -> Path:
     with _writing(target):
         whole.write(target)
     return target
-
-
-def contents(root: Path) -> list[str]:
-    """Names of the pages in the order of _toc.yml."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc.get("parts", []) for chapter in part["chapters"])]
 
 
 def _built(root: Path) -> Path:

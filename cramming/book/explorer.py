@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from cramming.decode import teacher_forced, without_mem
+from cramming.memories import MEMORIES
 from cramming.metrics import nats_to_bits
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
@@ -96,8 +97,8 @@ def measured(
             those that the store has.
         runs: Rows of the store of length 1 or more.
         vectors: The kept vectors by key; what they say is then computed here, behind what they hold too.
-        paths: The vectors kept on the way by key, see `cramming.results.store.Store.paths`. Runs that have some are computed
-            with each of them: that is what every shorter prefix had.
+        paths: The vectors kept on the way by key, see `cramming.results.store.Store.paths`. Runs that have some are
+            computed with each of them: that is what every shorter prefix had.
         behind: Tokens to show behind the crammed ones; needs vectors or paths.
         most: Tokens of a passage to show at all.
 
@@ -125,7 +126,9 @@ def measured(
             else:
                 lengths, some = list(range(1, min(run.length, len(path)) + 1)), path[: run.length]
             truth = torch.tensor([ids], device=lm.device)
-            pairs = [teacher_forced(lm, few, truth.expand(len(few), -1), how.memory) for few in some.split(CHUNK)]
+            pairs = [
+                teacher_forced(lm, few, truth.expand(len(few), -1), MEMORIES[how.memory]) for few in some.split(CHUNK)
+            ]
             nats_with, gaps = (torch.cat(part).cpu().numpy() for part in zip(*pairs, strict=True))
             stages = list(zip(lengths, nats_with, gaps > 0, strict=True))
         got, words = np.full(n, np.nan), pieces(lm, ids)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from cramming.errors import CrammingError
+from cramming.files import atomic
 from cramming.models import FrozenLM, load
+from cramming.recipes import Recipe
+from cramming.results.plans import load_plan
 from cramming.results.store import Store
 
 BLOCK = 32  # numbers that share a scale, in the formats Q4_1 and Q8_0 of GGUF
@@ -194,15 +196,11 @@ def write(lm: FrozenLM, out: Path) -> int:
         CrammingError: As `to_onnx` does, or if the file cannot be written.
     """
     blob = to_onnx(lm).SerializeToString()
-    partial = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(blob)
-        os.replace(partial, out)
+        atomic(out, blob)
     except OSError as error:
         raise CrammingError(f"{out} cannot be written ({error.strerror or error}): name another file") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return len(blob)
 
 
@@ -219,14 +217,8 @@ def assemble(root: Path, place: Path) -> None:
     """
     wanted = yaml.safe_load((place / PAGE).read_text(encoding="utf-8"))
     folder, store = place / FOLDER, Store(root / "data" / "results" / wanted["scale"])
-    passages = page_passages(store, wanted["runs"])
-    lm = load(passages[0]["model"], device="cpu")
-    for passage in passages:
-        if passage["model_digest"] != lm.digest:
-            raise CrammingError(
-                f"run {passage['key'][:12]} of {PAGE} was crammed into {passage['model']} {passage['model_digest']}, "
-                f"the model here is {lm.name} {lm.digest}: name runs of one model"
-            )
+    lm = load(load_plan(wanted["scale"]).models[0], device="cpu")
+    passages = page_passages(store, wanted["runs"], lm)
     weights = folder / "model.onnx"
     model = about(lm) | {"bytes": weights.stat().st_size if weights.is_file() else None}
     parts = {"module": folder / "ort.wasm.bundle.min.mjs", "wasm": folder / "ort-wasm-simd-threaded.wasm.gz"}
@@ -251,12 +243,13 @@ def vocabulary(lm: FrozenLM) -> list[str]:
     return [piece or "" for piece in lm.tokenizer.convert_ids_to_tokens(list(range(lm.vocab_size)))]
 
 
-def page_passages(store: Store, keys: Sequence[str]) -> list[dict[str, Any]]:
+def page_passages(store: Store, keys: Sequence[str], lm: FrozenLM) -> list[dict[str, Any]]:
     """Runs of a store, with their vectors, for the page.
 
     Args:
         store: Where they are.
         keys: The first digits of each run's key.
+        lm: The model that the page decodes with.
 
     Returns:
         Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, and mem, which is float32,
@@ -273,8 +266,14 @@ def page_passages(store: Store, keys: Sequence[str]) -> list[dict[str, Any]]:
                 f"run {key!r} of {PAGE} is in the store {store.root.name} {len(rows)} times: name one of its keys"
             )
         row, mem = rows.iloc[0], vectors[rows.iloc[0]["key"]]
-        if not row["exact"] or not row["score_first"] or row["n_vectors"] != 1 or mem.shape[0] != 1:
-            raise CrammingError(f"run {key!r} of {PAGE} is not an exact one of one vector: name another")
+        if row["model_digest"] != lm.digest:
+            raise CrammingError(
+                f"run {key!r} of {PAGE} was crammed into {row['model']} {row['model_digest']}, "
+                f"the model here is {lm.name} {lm.digest}: name runs of one model"
+            )
+        memory = Recipe.model_validate_json(row["recipe_json"]).memory
+        if not (row["exact"] and row["score_first"] and memory == "vectors" and tuple(mem.shape) == (1, lm.width)):
+            raise CrammingError(f"run {key!r} of {PAGE} is not an exact one of one mem vector: name another")
         found.append(
             {name: str(row[name]) for name in ("key", "passage", "source", "recipe", "model", "model_digest")}
             | {"length": int(row["length"]), "margin": float(row["margin"])}

@@ -5,21 +5,23 @@ from __future__ import annotations
 import ast
 import html
 import re
-import tokenize
-from collections.abc import Iterable
+import warnings
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 from nbformat import NotebookNode
 
 from cramming.studies import _words as words
 
 # Enough of a key to name a run among all those of a store, as the names of its shards do.
 KEY = 16
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _NEEDED = ("key", "model", "provenance", "n_vectors", "device", "dtype", "versions", "cpu_seconds")
 
 
@@ -86,12 +88,10 @@ class Shown:
 
 def read(notebook: NotebookNode) -> Shown:
     """What a notebook, with its stored outputs, says of its parameters, its runs and its glued numbers."""
-    found = Shown()
+    found = Shown(parameters(notebook))
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code":
             continue
-        if "parameters" in cell.metadata.get("tags", []):
-            found.parameters = list(_parameters(cell.source))
         for output in cell.get("outputs", []):
             if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
                 found.glued[name] = number
@@ -104,15 +104,22 @@ def read(notebook: NotebookNode) -> Shown:
 _FOOTER = re.compile(r'class="provenance" data-store="([^"]*)" data-keys="([^"]*)" data-said="([^"]*)"')
 
 
-def _parameters(source: str) -> Iterable[Parameter]:
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            yield Parameter(node.targets[0].id, ast.unparse(node.value), comments.get(node.lineno, ""))
+def parameters(notebook: NotebookNode) -> list[Parameter]:
+    """What the cell tagged `parameters` assigns, as papermill reads it: one line each."""
+    with warnings.catch_warnings(action="ignore"):  # papermill's, of a notebook without such a cell
+        told = papermill.inspect_notebook(nbformat.from_dict({**notebook, "metadata": {"kernelspec": KERNEL}}))
+    return [Parameter(name, str(one["default"]), str(one["help"])) for name, one in told.items()]
+
+
+def defaults(notebook: NotebookNode) -> dict[str, Any]:
+    """Values of a notebook's parameters; one that is no literal equals nothing."""
+    found: dict[str, Any] = {}
+    for one in parameters(notebook):
+        try:
+            found[one.name] = ast.literal_eval(one.value)
+        except (ValueError, SyntaxError):
+            found[one.name] = float("nan")
+    return found
 
 
 def scalars(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,4 @@
-"""The book: papermill runs the notebooks, a staged tree mirrors the repository, Jupyter Book renders it.
-
-A stored notebook always shows what its own cells give when they are run from top to bottom. Papermill puts parameters
-that differ from the notebook's defaults into a cell of its own, which is then stored as well; parameters equal to the
-defaults leave no such cell, and one left by an earlier run is removed.
-"""
+"""The staged tree: a mirror of the repository with the pages as they are now, from which Jupyter Book builds."""
 
 from __future__ import annotations
 
@@ -11,7 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import nbformat
 import yaml
+
+from cramming.book.execute import FIGURES, current, notebooks
 
 # What stage() copies: all that a page may show or link to, at the same path as in the repository.
 MIRRORED = ["_config.yml", "_toc.yml", "book", "notebooks", "cramming", "data", "tests", "benchmarks", "README.md"]
@@ -21,7 +19,8 @@ MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment
 def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
-    Stored vectors are left out, since they are large; the few that the page for browsers decodes are put beside it.
+    Notebooks are as they were executed here, or else as stored. Stored vectors are left out, since they are large; the
+    few that the page for browsers decodes are put beside it.
     With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
     there and run it on Binder or Colab.
     """
@@ -34,6 +33,12 @@ def stage(root: Path, target: str = "_stage") -> Path:
             shutil.copytree(root / name, place / name, ignore=skipped)
         elif (root / name).is_file():
             shutil.copy2(root / name, place / name)
+    for name in notebooks(root) if (root / "_toc.yml").is_file() else []:
+        notebook, figures = current(root, name)
+        (place / name).write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+        if figures.is_file():
+            (place / FIGURES).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(figures, place / FIGURES)
     if address := os.environ.get("CRAMMING_REPOSITORY_URL"):
         config = yaml.safe_load((place / "_config.yml").read_text(encoding="utf-8"))
         theme = config["sphinx"]["config"]["html_theme_options"]

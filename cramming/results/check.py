@@ -10,9 +10,9 @@ import torch
 from cramming.decode import certify
 from cramming.engine import progress_bar
 from cramming.errors import CrammingError
-from cramming.memories import MEMORIES
+from cramming.memories import MEMORIES, Vectors
 from cramming.models import FrozenLM, load
-from cramming.recipes import MemoryName, Recipe
+from cramming.recipes import Recipe
 from cramming.results.plans import stays
 from cramming.results.store import Store
 
@@ -42,7 +42,7 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
                     raise CrammingError(
                         f"run {row.key} of {row.passage} has no vector in the store: restore its shard"
                     )
-                memory = Recipe.model_validate_json(row.recipe_json).memory
+                memory = MEMORIES[Recipe.model_validate_json(row.recipe_json).memory]
                 if wrong := _impossible(lm, row, vectors[row.key], memory):
                     raise CrammingError(f"run {str(row.key)[:80]} of {store.root.name} {wrong}: restore its shard")
                 if row.length:
@@ -61,12 +61,12 @@ def recheck(store: Store, *, device: str = "auto", progress: bool = True) -> pd.
     )
 
 
-def _impossible(lm: FrozenLM, row: Any, mem: torch.Tensor, memory: MemoryName) -> str:
+def _impossible(lm: FrozenLM, row: Any, mem: torch.Tensor, memory: Vectors) -> str:
     """What of a stored row cannot be, given the model; empty if all can."""
     if not 0 <= row.length <= len(row.token_ids):
         return f"has length {row.length} of {len(row.token_ids)} tokens"
     if len(row.token_ids) and not (0 <= min(row.token_ids) <= max(row.token_ids) < lm.vocab_size):
         return f"has token ids beyond the model's {lm.vocab_size}"
-    if not 1 <= row.n_vectors <= mem.numel() or tuple(mem.shape) != MEMORIES[memory].shape(lm, row.n_vectors):
+    if not 1 <= row.n_vectors <= mem.numel() or tuple(mem.shape) != memory.shape(lm, row.n_vectors):
         return f"has a vector of shape {tuple(mem.shape)}, no {row.n_vectors} for {lm.name}"
     return ""

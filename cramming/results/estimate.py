@@ -1,4 +1,4 @@
-"""Sweeps: a plan of runs, minus what the store holds, run here or in workers and stored one by one."""
+"""What a plan may cost before it is run, and what runs have cost: token passes, operations, seconds."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def hours_table(frame: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
-    """Hours that all of `cramming.results.estimate.estimate` takes at most, by device of `cramming.results.estimate.rates`."""
+    """Hours that all of `estimate` takes at most, by device of `rates`."""
     hours = frame["operations"].sum() / rates["rate"] / 3600
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""Where jobs are executed: worker processes of this machine, or a Dask cluster of any kind.
+"""Where jobs are executed: in workers of a Dask cluster, of this machine or of many; needs the extra ``cluster``.
 
 An executor applies one function to many jobs and yields each job with its result as soon as that is there, in any
 order. A worker gets the function and one job at a time. A job whose worker dies is repeated once.
@@ -6,25 +6,22 @@ order. A worker gets the function and one job at a time. A job whose worker dies
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import logging
-import multiprocessing
 import os
 import signal
 import sys
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
-from cramming.errors import CrammingError
+from cramming.errors import CrammingError, first_line
 
-NAMES = ("serial", "processes", "dask")
+NAMES = ("serial", "dask")
 WORKERS = 2  # where no GPUs say how many
-GRACE = 10.0  # seconds that a worker without a job has to leave
+System = Literal["slurm", "pbs", "lsf"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -56,118 +53,13 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Worker processes of this machine.
-
-    Attributes:
-        workers: How many at once.
-        threads: Of each.
-        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, dealt out among the workers; none: no worker is told.
-    """
-
-    workers: int = WORKERS
-    threads: int | None = None
-    devices: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _at_least_one(self.workers)
-
-    @property
-    def local(self) -> int:
-        """All of them."""
-        return self.workers
-
-    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-        """See `Executor`. Closing the iterator ends the workers, whatever they are at."""
-        waiting, lost, crew = deque(range(len(jobs))), set[int](), dict[Connection, _Worker]()
-
-        def hire(seat: int, index: int) -> None:
-            worker = _Worker.start(function, _environment(self.devices, seat), seat)
-            crew[worker.pipe] = worker
-            worker.give(index, jobs[index])
-
-        try:
-            for seat in range(min(self.workers, len(jobs))):
-                hire(seat, waiting.popleft())
-            while crew:
-                for pipe in wait(list(crew)):
-                    worker = crew[pipe]  # type: ignore[index]
-                    index = worker.index
-                    try:
-                        fine, answer = worker.pipe.recv()
-                    except (EOFError, OSError):
-                        crew.pop(worker.pipe).end()
-                        if index in lost:
-                            raise _dead(jobs[index]) from None
-                        lost.add(index)
-                        hire(worker.seat, index)
-                        continue
-                    if not fine:
-                        raise answer
-                    if waiting:
-                        worker.give(waiting[0], jobs[waiting.popleft()])
-                    else:
-                        crew.pop(worker.pipe).end(grace=GRACE)
-                    yield jobs[index], answer
-        finally:
-            for worker in crew.values():
-                worker.end()
-
-
-@dataclass
-class _Worker:
-    """A process that takes jobs from a pipe, and the one that it is at."""
-
-    process: multiprocessing.process.BaseProcess
-    pipe: Connection
-    seat: int
-    index: int = -1
-
-    @classmethod
-    def start(cls, function: Callable[[Any], Any], environment: Mapping[str, str], seat: int) -> _Worker:
-        spawn = multiprocessing.get_context("spawn")  # a fork would take over locks of torch's threads
-        mine, theirs = spawn.Pipe()
-        process = spawn.Process(target=_serve, args=(theirs, function, dict(environment)), daemon=True)
-        process.start()
-        theirs.close()  # so that reading fails once the worker is gone
-        return cls(process, mine, seat)
-
-    def give(self, index: int, job: object) -> None:
-        self.index = index
-        with contextlib.suppress(OSError):  # a worker that is gone is found out when its answer is read
-            self.pipe.send(job)
-
-    def end(self, *, grace: float = 0) -> None:
-        """At once; or in order, handing back its locks, if it waits for a job and leaves within `grace` seconds."""
-        self.pipe.close()
-        self.process.join(grace)
-        self.process.terminate()
-        self.process.join()
-
-
-def _serve(pipe: Connection, function: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
-    """What a worker process does: answer jobs until it is ended, or the sweep is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep ends its workers itself
-    os.environ.update(environment)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            job = pipe.recv()
-            try:
-                answer = True, function(job)
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                answer = False, error
-            pipe.send(answer)
-
-
-@dataclass(frozen=True)
 class Dask:
-    """Workers of a Dask cluster; needs the extra ``cluster``.
+    """Workers of a Dask cluster.
 
     Attributes:
         workers: How many processes to start on this machine, if neither scheduler nor cluster is given.
         threads: Of each worker.
-        devices: GPUs dealt out among the workers started here, see `Processes`.
+        devices: GPUs for the workers started here, see `here`.
         scheduler: Address of a scheduler that runs already, such as ``tcp://10.0.0.1:8786``.
         cluster: A cluster object, such as one from `queued`. It is left open.
     """
@@ -179,7 +71,8 @@ class Dask:
     cluster: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _at_least_one(self.workers)
+        if self.workers < 1:
+            raise CrammingError(f"workers is {self.workers}: give at least 1")
 
     @property
     def local(self) -> int:
@@ -210,7 +103,10 @@ class Dask:
                 try:
                     result = future.result()
                 except distributed.KilledWorker:
-                    raise _dead(job) from None
+                    raise CrammingError(
+                        f"{job}: its worker died twice, killed or out of memory: use fewer workers or a smaller "
+                        "batch; what was stored stays"
+                    ) from None
                 yield job, result
 
 
@@ -221,22 +117,35 @@ def here(workers: int = WORKERS, devices: Sequence[str] = ()) -> Any:
 
     Args:
         workers: How many.
-        devices: GPUs dealt out among them, see `Processes`.
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, dealt out among the workers; none: no worker is told.
 
     Raises:
-        CrammingError: If the extra ``cluster`` is missing.
+        CrammingError: If the extra is missing.
     """
     distributed = _extra("distributed")
     options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.ERROR}
+    given = [{"CUDA_VISIBLE_DEVICES": devices[seat % len(devices)]} if devices else {} for seat in range(workers)]
+    # Any free port: the default, 8787, is warned of where another scheduler has it.
+    local = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     with _repeating_once():
-        return distributed.SpecCluster(
-            scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
-            workers={
-                seat: {"cls": distributed.Nanny, "options": options | {"env": _environment(devices, seat)}}
-                for seat in range(workers)
-            },
-            silence_logs=logging.ERROR,
+        cluster = distributed.SpecCluster(
+            scheduler={"cls": distributed.Scheduler, "options": local}, silence_logs=logging.ERROR
         )
+    cluster.worker_spec |= {
+        seat: {"cls": distributed.Nanny, "options": options | {"env": env}} for seat, env in enumerate(given)
+    }
+    with contextlib.ExitStack() as stack:
+        stack.callback(cluster.close)
+        try:
+            # If Ctrl-C broke off the start, nobody would close its workers. Shielded, it goes on, and they are closed.
+            cluster.sync(lambda: asyncio.shield(cluster._correct_state()))
+        except RuntimeError as error:
+            raise CrammingError(
+                f"{workers} workers did not start ({first_line(error)}): "
+                'a script needs `if __name__ == "__main__":` around what it does'
+            ) from error
+        stack.pop_all()
+    return cluster
 
 
 def _repeating_once() -> Any:
@@ -252,7 +161,7 @@ def _repeating_once() -> Any:
 
 def named(
     name: str, *, workers: int | None = None, threads: int | None = None, scheduler: str | None = None
-) -> Executor | None:
+) -> Dask | None:
     """The executor of a name; None for ``serial``, which needs no workers.
 
     Args:
@@ -270,16 +179,11 @@ def named(
         raise CrammingError(f"scheduler {scheduler!r} goes with executor 'dask', not {name!r}: add --executor dask")
     if name == "serial":
         if workers not in {None, 1}:
-            raise CrammingError(f"executor 'serial' has no {workers} workers: use processes or dask")
+            raise CrammingError(f"executor 'serial' has no {workers} workers: use dask")
         return None
     devices = _gpus()
     count = (len(devices) or WORKERS) if workers is None else workers
-    if name == "processes":
-        return Processes(count, threads, devices)
     return Dask(count, threads, devices, scheduler)
-
-
-System = Literal["slurm", "pbs", "lsf"]
 
 
 def queued(system: System, jobs: int, **options: Any) -> Any:
@@ -291,9 +195,9 @@ def queued(system: System, jobs: int, **options: Any) -> Any:
         options: As `job_script` takes them.
 
     Raises:
-        CrammingError: If the system is unknown, or the extra ``cluster`` is missing.
+        CrammingError: If the system is unknown, or the extra is missing.
     """
-    kind = getattr(_extra("dask_jobqueue"), f"{_known(system).upper()}Cluster")
+    kind = _kind(system)
     with _repeating_once():
         cluster = kind(**_job(system, **options))
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # unlike scale, replaces those that reach their walltime
@@ -310,13 +214,10 @@ def job_script(system: System, **options: Any) -> str:
             worker starts), python (the interpreter there), and what else the class of dask-jobqueue takes.
 
     Raises:
-        CrammingError: If the system is unknown, or the extra ``cluster`` is missing.
+        CrammingError: If the system is unknown, or the extra is missing.
     """
-    kind = getattr(importlib.import_module(f"{_extra('dask_jobqueue').__name__}.{_known(system)}"), _JOBS[system])
-    return str(kind(scheduler="tcp://SCHEDULER", name="cramming", **_job(system, **options)).job_script())
-
-
-_JOBS = {"slurm": "SLURMJob", "pbs": "PBSJob", "lsf": "LSFJob"}
+    job = _kind(system).job_cls
+    return str(job(scheduler="tcp://SCHEDULER", name="cramming", **_job(system, **options)).job_script())
 
 
 def _job(
@@ -353,10 +254,10 @@ def _job(
     }
 
 
-def _known(system: str) -> str:
-    if system not in _JOBS:
-        raise CrammingError(f"batch system {system!r} is unknown: use one of {', '.join(_JOBS)}")
-    return system
+def _kind(system: str) -> Any:
+    if system not in get_args(System):
+        raise CrammingError(f"batch system {system!r} is unknown: use one of {', '.join(get_args(System))}")
+    return getattr(_extra("dask_jobqueue"), f"{system.upper()}Cluster")
 
 
 def _extra(module: str) -> Any:
@@ -371,10 +272,6 @@ def _extra(module: str) -> Any:
                 signal.signal(number, handler)  # dask-jobqueue makes Ctrl-C exit Python as soon as it is imported
 
 
-def _environment(devices: Sequence[str], seat: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": devices[seat % len(devices)]} if devices else {}
-
-
 def _gpus() -> tuple[str, ...]:
     """The GPUs of this process, by the names that CUDA_VISIBLE_DEVICES takes."""
     torch = importlib.import_module("torch")  # not at the top: a worker without a model need not load it
@@ -382,15 +279,3 @@ def _gpus() -> tuple[str, ...]:
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))
-
-
-def _at_least_one(workers: int) -> None:
-    if workers < 1:
-        raise CrammingError(f"workers is {workers}: give at least 1")
-
-
-def _dead(job: object) -> CrammingError:
-    return CrammingError(
-        f"{job}: its worker died twice, killed or out of memory: use fewer workers or a smaller batch; "
-        "what was stored stays"
-    )

@@ -36,6 +36,7 @@ class Experiment(BaseModel):
     text_seed: int | None = Field(
         None, description="which passages, where the same ones are crammed from several seeds"
     )
+    folder: str | None = Field(None, description="of texts, for pg19 and fanfics, in place of the hub: see texts")
     path: bool = Field(False, description="keep the vectors on the way too, for `Store.paths`")
     batch: int = Field(4, ge=1)
     models: tuple[str, ...] = Field((), description="models of the plan that it is for, by name; none: all")
@@ -107,16 +108,16 @@ def load_plan(scale: str) -> Plan:
         found = Plan.model_validate(plan)
     except (ValidationError, RecursionError) as error:
         raise CrammingError(f"plan {path.name} is not valid: {' '.join(str(error).split())[:1000]}") from error
-    for name in found.models:
+    for name in (*found.models, *(e.folder for e in found.experiments if e.folder)):
         stays(name, f"plan {path.name}")
     return found
 
 
-def stays(model: str, where: str) -> None:
-    """Refuse a model that a file names by a path out of the present folder."""
-    if not inside(model):
+def stays(name: str, where: str) -> None:
+    """Refuse a model, or texts, that a file names by a path out of the present folder."""
+    if not inside(name):
         raise CrammingError(
-            f"{where} names the model {model[:80]!r}, a path out of this folder: put the model, or a link to it, here"
+            f"{where} names {name[:80]!r}, a path out of this folder: put what it is, or a link to it, here"
         )
 
 
@@ -158,5 +159,6 @@ def offered(experiment: Experiment, lm: FrozenLM) -> list[Passage]:
             length=length,
             seed=experiment.seed if experiment.text_seed is None else experiment.text_seed,
             offset=experiment.offset,
+            folder=experiment.folder,
         )[experiment.skip :]
     ]

@@ -16,7 +16,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import re
 import struct
 import sys
@@ -34,7 +33,7 @@ import torch
 from safetensors.torch import save
 
 from cramming.errors import CrammingError
-from cramming.files import read_table, read_tensors
+from cramming.files import NODE, atomic, read_table, read_tensors, temporary
 
 PATH = "/path"  # what the name of a run's path ends in, after its key
 DAMAGED = "damaged"  # folder of a store for what was set aside
@@ -168,7 +167,7 @@ class Store:
         target = self._unfinished(key)
         with _writing(self.root):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _atomic(target, lambda path: path.write_bytes(blob))
+            atomic(target, blob)
 
     def unfinished(self, key: str) -> dict[str, torch.Tensor] | None:
         """The state that `checkpoint` was last given for a run, None if there is none.
@@ -199,8 +198,9 @@ class Store:
             CrammingError: If the store cannot be written.
         """
         with _writing(self.root):
-            _atomic(self.root / ".probe", Path.touch)
-            (self.root / ".probe").unlink(missing_ok=True)
+            probe = temporary(self.root / "probe")
+            probe.touch()
+            probe.unlink()
 
     @contextlib.contextmanager
     def claim(self, keys: Iterable[str]) -> Iterator[set[str]]:
@@ -367,8 +367,8 @@ class Store:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         with _writing(self.root):
-            _atomic(_beside(target), lambda path: path.write_bytes(blob))
-            _atomic(target, lambda path: path.write_bytes(sink.getvalue()))
+            atomic(_beside(target), blob)
+            atomic(target, sink.getvalue())
         return target
 
     def _set_aside(self, files: Sequence[Path], reason: object) -> list[Path]:
@@ -419,20 +419,6 @@ def _writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _atomic(target: Path, write: Callable[[Path], object]) -> None:
-    partial = target.with_name(f".{target.name}.{_NODE}-{os.getpid()}-{next(_COUNT)}")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-# Processes of several machines may share a folder, and only on one's own can be told whether a process lives.
-_NODE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_COUNT = itertools.count()
 _LEFTOVER = re.compile(r"\.(probe|[0-9a-zA-Z_-]+\.(parquet|safetensors))\.[0-9a-f-]+")
 
 
@@ -444,8 +430,8 @@ def _drop_leftovers(folders: Iterable[Path]) -> None:
         node, _, rest = path.name.rpartition(".")[2].partition("-")
         pid = rest.partition("-")[0]
         with contextlib.suppress(OSError):
-            if (node == _NODE and pid.isdigit() and not _alive(int(pid))) or (
-                node != _NODE and time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
+            if (node == NODE and pid.isdigit() and not _alive(int(pid))) or (
+                node != NODE and time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
             ):
                 path.unlink()
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def sweep(
         lm: The plan's model.
         store: Where results go and are looked up.
         part: (i, n) runs the i-th of n shares of the work, so that n processes can share a plan.
-        executor: ``serial``, ``processes``, ``dask``, or an executor such as `cramming.results.executors.Processes`.
+        executor: ``serial``, ``dask``, or an executor such as `cramming.results.executors.Dask`.
         resume: Whether to go on from the checkpoints of runs that were interrupted.
         progress: Whether to show bars.
 
@@ -274,7 +274,7 @@ def run_job(job: Job) -> list[Done]:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-@cache
+@lru_cache(maxsize=1)  # a plan goes from model to model, and the largest fills a device
 def _loaded(model: str, dtype: str, device: str) -> FrozenLM:
     return load(model, dtype=dtype, device=device)
 

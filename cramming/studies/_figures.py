@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-# Attribute of a figure for the frames that it draws, where those it is given are far larger.
+# Attribute of a figure for the frames that it draws, where those it is given are far larger; then for its name, too.
 DRAWN = "cramming_drawn"
 P = ParamSpec("P")
 
@@ -53,8 +53,7 @@ P = ParamSpec("P")
 def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the common style, and leave the figure to the caller instead of to pyplot's list of open ones.
 
-    Displayed in a notebook, the figure takes its own SVG and the numbers it was drawn from along, in the metadata of
-    the output: from there the book makes files of them.
+    The figure remembers its name and the numbers that it was drawn from, for `shown`.
     """
 
     @wraps(plot)
@@ -64,14 +63,21 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
             figure.canvas.draw()
         plt.close(figure)
         given = getattr(figure, DRAWN, None) or signature(plot).bind(*args, **kwargs).arguments
-
-        def bundle(**_: object) -> tuple[dict[str, Any], dict[str, Any]]:
-            return {}, {"cramming": {"figure": plot.__name__, "svg": _svg(figure), "csv": _csv(given)}}
-
-        figure._repr_mimebundle_ = bundle  # type: ignore[attr-defined]
+        setattr(figure, DRAWN, (plot.__name__.removesuffix("_figure"), given))
         return figure
 
     return wrapper
+
+
+def shown(figure: Figure) -> tuple[dict[str, str], dict[str, Any]]:
+    """A figure as a page shows it: the data and the metadata of a notebook's output.
+
+    The data are its drawing as SVG. The metadata name it and hold the numbers that it was drawn from as CSV, of which
+    the book makes files (`cramming.book.execute.pack`).
+    """
+    name, given = getattr(figure, DRAWN)
+    data = {"image/svg+xml": _svg(figure), "text/plain": repr(figure)}
+    return data, {"cramming": {"figure": name, "csv": _csv(given)}}
 
 
 def _svg(figure: Figure) -> str:

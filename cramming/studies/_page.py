@@ -6,11 +6,13 @@ from functools import cached_property
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from cramming.models import FrozenLM, load
 from cramming.results.plans import load_plan, store_of
 from cramming.results.sweep import results
 from cramming.studies import _words as words
+from cramming.studies._figures import shown
 
 
 class Page:
@@ -64,7 +66,13 @@ class Exhibit:
     def _ipython_display_(self) -> None:
         from IPython.display import Markdown, display
 
-        display(*self.shown, Markdown(self.caption))  # type: ignore[no-untyped-call]
+        for one in self.shown:
+            if isinstance(one, Figure):
+                data, metadata = shown(one)
+                display(data, metadata=metadata, raw=True)
+            else:
+                display(one)
+        display(Markdown(self.caption))
 
 
 def glue(**numbers: str) -> None:

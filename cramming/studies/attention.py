@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,15 +12,72 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from cramming.attention import ROWS, _layers
+from cramming.attention import ROWS, attending_layers, first_token_shares, mem_shares
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.estimate import SYSTEMS
 from cramming.results.published import published
+from cramming.results.rows import crammed, device_name
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, DRAWN, styled
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
+
+PUBLISHED = "HuggingFaceTB/SmolLM2-135M"  # the model of the published shares that ours stand beside
+
+
+class Page(AnyPage):
+    """Attention to the vectors of all recipes; from the second exhibit on, to our own.
+
+    Args:
+        scale: See `cramming.studies._page.Page`.
+        hidden_passages: Passages from whose layers mem is hidden, as many of each source.
+        hidden_tokens: Tokens of each of them.
+    """
+
+    def __init__(self, scale: str, hidden_passages: int, hidden_tokens: int) -> None:
+        super().__init__("attention", scale)
+        self.results = self.results.query("length >= 2").sort_values("passage")
+        self.shown = [(scale, self.results)]
+        self.ours = self.results[self.results["recipe"] == "horizon"]
+        self.hidden_passages, self.hidden_tokens = hidden_passages, hidden_tokens
+
+    @cached_property
+    def by_recipe(self) -> dict[str, pd.DataFrame]:
+        """From `cramming.attention.mem_shares`, by recipe."""
+        return {
+            str(recipe): mem_shares(self.lm, [self.vectors[key] for key in some["key"]], crammed(some, self.lm))
+            for recipe, some in self.results.groupby("recipe")
+        }
+
+    @cached_property
+    def shares(self) -> pd.DataFrame:
+        """Those of our own vectors."""
+        return self.by_recipe["horizon"]
+
+    @cached_property
+    def plain(self) -> pd.DataFrame:
+        """From `cramming.attention.first_token_shares`, of the passages that our vectors hold."""
+        return first_token_shares(self.lm, crammed(self.ours, self.lm))
+
+    @cached_property
+    def knocked_out(self) -> pd.DataFrame:
+        """From `knock_out`, of the first passages of each source."""
+        few = self.ours.groupby("source").head(max(1, self.hidden_passages // self.ours["source"].nunique()))
+        passages = [passage.prefix(min(self.hidden_tokens, len(passage))) for passage in crammed(few, self.lm)]
+        return knock_out(self.lm, [self.vectors[key] for key in few["key"]], passages)
+
+    @cached_property
+    def right(self) -> pd.Series:
+        """Tokens still right by what is hidden and layer, %, the mean over passages."""
+        return self.knocked_out.groupby(["hidden", "layer"])["right"].mean() * 100
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights, number of mem vectors, machine and number format of our vectors, for captions."""
+        return f"{words.setting(self.ours)}; {device_name(self.lm.device)}, {self.ours['dtype'].iloc[0]}"
 
 
 @torch.no_grad()
@@ -41,12 +99,11 @@ def knock_out(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[
     Raises:
         CrammingError: If the model has no attention, or a passage is a single token.
     """
-    stack = _layers(lm)
+    stack = attending_layers(lm)
     ways = [("none", -1, range(0))]
     for layer in range(len(stack)):
-        ways.append(("one", layer, range(layer, layer + 1)))
-        ways.append(("up to", layer, range(layer + 1)))
-        ways.append(("from", layer, range(layer, len(stack))))
+        hidden = {"one": range(layer, layer + 1), "up to": range(layer + 1), "from": range(layer, len(stack))}
+        ways += [(how, layer, where) for how, where in hidden.items()]
     rows = []
     for mem, passage in zip(vectors, passages, strict=True):
         if len(passage) < 2:
@@ -95,15 +152,14 @@ def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub
         hub: Hub id of the published model. Source: arXiv 2607.21231 (attention_mass.csv).
     """
     said = published("attention_mass").set_index("model").loc[hub]
-    rows: dict[str, tuple[str, str]] = {}
-    for recipe, some in shares.items():
-        each = some.groupby("passage")["share"].mean() * 100
-        rows[f"mem, {SYSTEMS[recipe]}"] = words.spread(each.mean(), each.std()), f"here, {len(each)} passages"
+    rows = {}
     for what, name in (("mem", "mem, progressive"), ("bos", "first token of plain text")):
         value, sd = (said[f"{what}_attention_mass_percent_{part}"] for part in ("mean", "std"))
         rows[f"{name}, {hub}"] = words.spread(value, sd), "published"
-    each = plain.groupby("passage")["share"].mean() * 100
-    rows["first token of plain text"] = words.spread(each.mean(), each.std()), f"here, {len(each)} passages"
+    here = {f"mem, {SYSTEMS[recipe]}": some for recipe, some in shares.items()} | {"first token of plain text": plain}
+    for name, some in here.items():
+        each = some.groupby("passage")["share"].mean() * 100
+        rows[name] = words.spread(each.mean(), each.std()), f"here, {len(each)} passages"
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["share of attention, %", "where"])
     return frame.rename_axis("what is looked at").sort_index(ascending=False)
 
@@ -158,7 +214,7 @@ def knock_out_figure(frame: pd.DataFrame) -> Figure:
     """Share of tokens still right when mem is hidden in one layer, in all up to it, or in all from it on.
 
     Args:
-        frame: From `cramming.studies.attention.knock_out`, of one passage or several.
+        frame: From `knock_out`, of one passage or several.
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
     for (hidden, label), colour, style, marker in zip(
@@ -173,3 +229,69 @@ def knock_out_figure(frame: pd.DataFrame) -> Figure:
     axis.set(xlabel="layer", ylabel="tokens still right, %", ylim=(-3, 103))
     axis.legend()
     return figure
+
+
+def show_table(page: Page) -> Exhibit:
+    """How much attention mem gets, by recipe, here and published."""
+    share = page.shares.groupby("passage")["share"].mean().mean()
+    counted = ", ".join(f"{n} {source}" for source, n in page.ours["source"].value_counts().items())
+    caption = (
+        f"**Our vectors get {share:.0%} of the attention, a quarter of what is published for this model or less.** "
+        f"Here: {page.setting}; *ours*: exact horizons, {counted} passages of {page.ours['length'].min()} to "
+        f"{page.ours['length'].max()} tokens; mean ± sample standard deviation over passages. Published: the base "
+        "model in its own weights, vectors of the progressive protocol, PG-19. Model, text, recipe and perhaps the "
+        "formula differ."
+    )
+    return Exhibit(caption, attention_table(page.by_recipe, page.plain, PUBLISHED))
+
+
+def show_maps(page: Page) -> Exhibit:
+    """Which layers and heads look at mem, and at the first token of plain text."""
+    mem, plain = (some.groupby("layer")["share"].mean() * 100 for some in (page.shares, page.plain))
+    caption = (
+        f"**Mem is no sink: the later half of the layers looks at it most, up to {mem.max():.0f} % of attention in "
+        f"layer {mem.idxmax()}; plain text's first token gets up to {plain.max():.0f} %.** Left: share of attention "
+        "that tokens give to mem. Right: share that they give to the first token when the passage stands alone. Over "
+        f"layers the two go together with a correlation of {mem.corr(plain):.2f}. Means over passages and positions; "
+        f"{page.setting}; n = {len(page.ours)}."
+    )
+    return Exhibit(caption, maps_figure(page.shares, page.plain))
+
+
+def show_by_position(page: Page) -> Exhibit:
+    """Whether tokens far from mem look at it."""
+    position, share = page.shares["position"], page.shares["share"] * 100
+    caption = (
+        "**Tokens far from mem look at it too.** Share of attention on mem against the position of the token that "
+        f"looks, by thirds of the network: {share[position < 8].mean():.0f} % over the first eight tokens, "
+        f"{share[position >= 32].mean():.0f} % from the 33rd on. Means over passages, heads and layers, shown where "
+        f"three passages or more reach; {page.setting}; n = {len(page.ours)}."
+    )
+    return Exhibit(caption, by_position_figure(page.shares))
+
+
+def show_knock_out(page: Page) -> Exhibit:
+    """What is still right with mem hidden in some layers."""
+    alone = page.right["one"]
+    caption = (
+        f"**No single layer holds the text: the worst one to lose is layer {alone.idxmin()}, and {alone.min():.0f} % "
+        f"of tokens are still right without it; hidden everywhere, {page.right['from', 0]:.0f} % are.** Share of "
+        f"tokens right, teacher-forced, token 0 left out; grey line: nothing hidden ({page.right['none', -1]:.0f} %). "
+        f"Bands: standard error over passages. {page.setting}; n = {page.knocked_out['passage'].nunique()} passages, "
+        f"up to {page.hidden_tokens} tokens of each."
+    )
+    return Exhibit(caption, knock_out_figure(page.knocked_out))
+
+
+def show_where(page: Page) -> Exhibit:
+    """Where the text is read out, in words."""
+    right, depth = page.right, len(page.right["one"])
+    middle, last = depth // 2, max(0, depth - 3)
+    return Exhibit(
+        "The text is read out in many places, and late. With mem hidden in the first half of the layers (0 to "
+        f"{middle - 1}), {right['up to', middle - 1]:.0f} % of tokens are still right; hidden in the second half "
+        f"(from {middle} on), {right['from', middle]:.0f} %, hardly more than the {right['from', 0]:.0f} % with mem "
+        f"hidden everywhere. The last layers look at it and do not need it: hidden from layer {last} on, "
+        f"{right['from', last]:.0f} % remain. Losing any one layer costs something, since the vector was found with "
+        "all of them in place."
+    )

@@ -11,6 +11,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,15 +31,77 @@ from cramming.decode import carried
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published
-from cramming.results.rows import gains
+from cramming.results.rows import crammed, device_name, gains
 from cramming.studies import _words as words
-from cramming.studies._figures import SOURCE_MARKS, styled
+from cramming.studies._figures import source_marks, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, from_tokens
 
+BY_MODEL, FEWEST = "model and range coder", "vector, fewest bits"  # the coders that the page compares
 COUNT_BYTES = 2  # at the head of files that do not know their own end: tokens of the passage, the low byte first
+NUMBER_BITS = 16  # that a number of a vector counts where no file is written
+PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
 _WORD = 4  # bytes that the range coder writes at a time
 _ZSTD = zstandard.FORMAT_ZSTD1_MAGICLESS
 _LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "pb": 0}]
+
+
+class Page(AnyPage):
+    """The exact horizons of two tokens or more, each written to files in every way."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__("compression", scale)
+        self.results = self.results.query("length >= 2").sort_values(["source", "passage"])
+        self.shown = [(scale, self.results)]
+        self.passages = crammed(self.results, self.lm)
+
+    @cached_property
+    def files(self) -> pd.DataFrame:
+        """From `files`, of all passages and coders."""
+        vectors = {row.passage: self.vectors[row.key] for row in self.results.itertuples()}
+        return files(self.passages, [*general(), *by_model(self.lm), *by_vector(self.lm, vectors)])
+
+    @cached_property
+    def sizes(self) -> pd.DataFrame:
+        """From `file_sizes`."""
+        ids, _ = by_model(self.lm)
+        return file_sizes(self.files, files([joined(self.passages)], [*general(), ids]))
+
+    @cached_property
+    def best(self) -> str:
+        """The general compressor with the smallest files."""
+        _, *names = (coder.name for coder in general())  # the first is plain text
+        return str(self.sizes.loc[names, "mean"].idxmin())
+
+    def over(self, coder: str) -> dict[str, float]:
+        """Files of the vectors at their fewest bits over those of a coder, from `file_ratio`."""
+        return file_ratio(self.files, FEWEST, coder)
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """From `units`."""
+        return units(self.results, self.files)
+
+    @cached_property
+    def said(self) -> pd.Series:
+        """Published ratios of text over vector, by unit."""
+        return self.units.loc[self.units.index[0][0]]["ratio"]
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights and machine, for captions."""
+        results = self.results
+        return f"{words.setting(results)}; {device_name(self.lm.device)}, {results['dtype'].iloc[0]}"
+
+    @cached_property
+    def held(self) -> str:
+        """What the vectors hold, for captions."""
+        counted = ", ".join(f"{n} {source}" for source, n in self.results["source"].value_counts(sort=False).items())
+        return (
+            f"exact horizons of {words.range(self.results['length'])} tokens, {counted}, within "
+            f"{words.budgets(self.results)} a passage"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,40 +129,45 @@ def general() -> list[Coder]:
     the same method without the header and checksum, which weigh a lot on a short text.
     """
 
-    def bare_zstd(text: bytes) -> bytes:
-        how = zstandard.ZstdCompressionParameters.from_level(
-            zstandard.MAX_COMPRESSION_LEVEL, format=_ZSTD, write_content_size=0, write_checksum=0, write_dict_id=0
-        )
-        return zstandard.ZstdCompressor(compression_params=how).compress(text)
+    def coder(name: str, settings: str, to: Callable[[bytes], bytes], back: Callable[[bytes], bytes]) -> Coder:
+        return Coder(name, settings, lambda passage: to(passage.text.encode()), _each(back))
 
-    ways: dict[str, tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
-        "text": ("UTF-8, as it is", bytes, bytes),
-        "gzip": ("level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
-        "xz": ("preset 9, extreme", lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
-        "gzip, bare": (
+    bare_zstd = zstandard.ZstdCompressionParameters.from_level(
+        zstandard.MAX_COMPRESSION_LEVEL, format=_ZSTD, write_content_size=0, write_checksum=0, write_dict_id=0
+    )
+    return [
+        coder("text", "UTF-8, as it is", bytes, bytes),
+        coder("gzip", "level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
+        coder(
+            "xz",
+            "preset 9, extreme",
+            lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
+            lzma.decompress,
+        ),
+        coder(
+            "gzip, bare",
             "deflate of level 9, no header, no checksum",
             lambda text: zlib.compress(text, 9, wbits=-zlib.MAX_WBITS),
             lambda data: zlib.decompress(data, wbits=-zlib.MAX_WBITS),
         ),
-        "xz, bare": (
+        coder(
+            "xz, bare",
             "LZMA, preset 9, extreme, lc and pb 0, no header, no checksum",
             lambda text: lzma.compress(text, lzma.FORMAT_RAW, filters=_LZMA),
             lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_LZMA),
         ),
-        "zstd, bare": (
+        coder(
+            "zstd, bare",
             f"level {zstandard.MAX_COMPRESSION_LEVEL}, no magic number, size or checksum",
-            bare_zstd,
+            lambda text: zstandard.ZstdCompressor(compression_params=bare_zstd).compress(text),
             lambda data: zstandard.ZstdDecompressor(format=_ZSTD).decompressobj().decompress(data),
         ),
-        "brotli": (
+        coder(
+            "brotli",
             "quality 11, for text",
             lambda text: brotli.compress(text, mode=brotli.MODE_TEXT, quality=11),
             brotli.decompress,
         ),
-    }
-    return [
-        Coder(name, settings, lambda passage, to=to: to(passage.text.encode()), _each(back))  # type: ignore[misc]
-        for name, (settings, to, back) in ways.items()
     ]
 
 
@@ -114,7 +182,7 @@ def by_model(lm: FrozenLM) -> list[Coder]:
             _each(lambda data: _text(lm, np.frombuffer(data, number).tolist())),
         ),
         Coder(
-            "model and range coder",
+            BY_MODEL,
             f"constriction; {COUNT_BYTES} bytes of length",
             lambda passage: encode_tokens(lm, passage.token_ids),
             _each(lambda data: _text(lm, decode_tokens(lm, data))),
@@ -133,45 +201,32 @@ def by_vector(lm: FrozenLM, vectors: Mapping[str, torch.Tensor]) -> list[Coder]:
     """
 
     def coder(
-        name: str,
-        settings: str,
-        pack: Callable[[Passage], bytes],
-        unpack: Callable[[bytes], torch.Tensor],
+        name: str, settings: str, pack: Callable[[Passage], bytes], unpack: Callable[[bytes], torch.Tensor]
     ) -> Coder:
         def read(data: Sequence[bytes]) -> list[bytes]:
-            mems = torch.stack([unpack(one[COUNT_BYTES:]) for one in data])
             counts = [_count(one) for one in data]
-            said = _greedy(lm, mems, max(counts))
+            said = _greedy(lm, torch.stack([unpack(one[COUNT_BYTES:]) for one in data]), max(counts))
             return [_text(lm, tokens[:n]) for tokens, n in zip(said, counts, strict=True)]
 
         return Coder(name, settings, lambda passage: _head(passage) + pack(passage), read)
 
-    def floats(data: bytes) -> torch.Tensor:
-        return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).view(-1, lm.width)
-
-    def halves(data: bytes) -> torch.Tensor:
-        bits = torch.from_numpy(np.frombuffer(data, "<i2").astype(np.int16))
-        return bits.view(torch.bfloat16).float().view(-1, lm.width)
+    def plain(name: str, settings: str, dtype: torch.dtype) -> Coder:
+        return coder(
+            name,
+            settings,
+            lambda passage: vectors[passage.id].to(dtype).view(torch.uint8).numpy().tobytes(),
+            lambda data: torch.frombuffer(bytearray(data), dtype=dtype).float().view(-1, lm.width),
+        )
 
     return [
         coder(
-            "vector, fewest bits",
+            FEWEST,
             "one scale a vector",
             lambda passage: fewest_bits(lm, vectors[passage.id], passage.token_ids),
             lambda data: rounding.decode(data, lm.width),
         ),
-        coder(
-            "vector, bfloat16",
-            "16 bits a number",
-            lambda passage: vectors[passage.id].bfloat16().view(torch.int16).numpy().astype("<i2").tobytes(),
-            halves,
-        ),
-        coder(
-            "vector, float32",
-            "32 bits a number, as found",
-            lambda passage: vectors[passage.id].numpy().astype("<f4").tobytes(),
-            floats,
-        ),
+        plain("vector, bfloat16", "16 bits a number", torch.bfloat16),
+        plain("vector, float32", "32 bits a number, as found", torch.float32),
     ]
 
 
@@ -260,15 +315,16 @@ def files(passages: Sequence[Passage], coders: Sequence[Coder]) -> pd.DataFrame:
     """
     rows = list[tuple[Any, ...]]()
     with TemporaryDirectory() as folder:
+        path = Path(folder) / "passage.bin"
         for coder in coders:
-            paths = [Path(folder) / f"{i}.bin" for i in range(len(passages))]
-            for path, passage in zip(paths, passages, strict=True):
+            data = []
+            for passage in passages:
                 path.write_bytes(coder.write(passage))
-            texts = coder.read([path.read_bytes() for path in paths])
-            for path, passage, text in zip(paths, passages, texts, strict=True):
+                data.append(path.read_bytes())
+            for passage, file, text in zip(passages, data, coder.read(data), strict=True):
                 utf8 = passage.text.encode()
                 about = (passage.source, passage.id, len(passage), len(passage.text), len(utf8))
-                rows.append((coder.name, coder.settings, *about, path.stat().st_size, text == utf8))
+                rows.append((coder.name, coder.settings, *about, len(file), text == utf8))
     columns = ["coder", "settings", "source", "passage", "tokens", "characters", "utf8", "bytes", "same"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -300,9 +356,9 @@ def _each(read: Callable[[bytes], bytes]) -> Callable[[Sequence[bytes]], list[by
     return lambda data: [read(one) for one in data]
 
 
-def _shortest(words: np.ndarray, token_ids: Sequence[int], expected: Sequence[Any]) -> bytes:
+def _shortest(code: np.ndarray, token_ids: Sequence[int], expected: Sequence[Any]) -> bytes:
     """The fewest leading bytes of a code, the last of them rounded up, that still decode to these tokens."""
-    whole = words.astype(">u4").tobytes()
+    whole = code.astype(">u4").tobytes()
     number = int.from_bytes(whole, "big")
     for n in range(max(0, len(whole) - 2 * _WORD), len(whole)):
         rounded = -(-number >> 8 * (len(whole) - n))
@@ -381,24 +437,6 @@ def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
 
 
-def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
-    """`file_sizes` as a page shows it."""
-    return pd.DataFrame(
-        {
-            "settings": sizes["settings"],
-            "bytes a passage": [words.spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
-            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
-            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
-            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
-            "bits a character": sizes["per_character"].map("{:.1f}".format),
-            "bits a token": sizes["per_token"].map("{:.1f}".format),
-            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
-            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
-            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
-        }
-    )
-
-
 def file_ratio(files: pd.DataFrame, over: str, under: str) -> dict[str, float]:
     """How many times as large the files of one coder are as those of another, passage by passage.
 
@@ -422,10 +460,7 @@ def file_ratio(files: pd.DataFrame, over: str, under: str) -> dict[str, float]:
     return {"n": len(ratio), "mean": ratio.mean(), "low": low, "high": high, "least": ratio.min(), "most": ratio.max()}
 
 
-PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
-
-
-def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.DataFrame:
+def units(results: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     """What goes into one vector, over that vector, by the unit that both are counted in; published and here.
 
     Published numbers: the capacity in tokens and the information gain (capacity.csv), width, vocabulary and what a
@@ -435,7 +470,6 @@ def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.Data
     Args:
         results: Horizon rows of the store with one mem vector, at least two tokens each.
         files: From `cramming.studies.compression.files`, of the same passages.
-        bits: Of each number of the vector.
 
     Returns:
         Indexed by model and unit (of text over of vector): text and vector (means over passages), ratio (text over
@@ -447,7 +481,6 @@ def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.Data
     said = capacity[(capacity["model"].map(hub_id) == hub) & (capacity["source"] == source)].iloc[0]
     sizes = files[files["coder"] == files["coder"].iloc[0]]
     per_token = sizes[["characters", "utf8"]].sum() / sizes["tokens"].sum()
-    gained = gains(results)["bits"].mean()
     cases = {
         f"{about['name']} (published)": (
             said["decoding_capacity_tokens"],
@@ -462,13 +495,13 @@ def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.Data
             int(results["width"].iloc[0]),
             int(results["vocab_size"].iloc[0]),
             results["nats_without"].mean(),
-            gained,
-            ("measured", "measured", "measured"),
+            gains(results)["bits"].mean(),
+            ("measured",) * 3,
         ),
     }
     rows = {}
     for model, (tokens, width, vocab_size, nats, gain, (first, second, third)) in cases.items():
-        vector = width * bits
+        vector = width * NUMBER_BITS
         for unit, text, size, where in (
             ("tokens over vectors", tokens, 1, first),
             ("characters over vectors", tokens * per_token["characters"], 1, second),
@@ -480,6 +513,24 @@ def units(results: pd.DataFrame, files: pd.DataFrame, bits: int = 16) -> pd.Data
         ):
             rows[model, unit] = {"text": text, "vector": size, "ratio": text / size, "source": where}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "unit"])
+
+
+def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
+    """`file_sizes` as a page shows it."""
+    return pd.DataFrame(
+        {
+            "settings": sizes["settings"],
+            "bytes a passage": [words.spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
+            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
+            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
+            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
+            "bits a character": sizes["per_character"].map("{:.1f}".format),
+            "bits a token": sizes["per_token"].map("{:.1f}".format),
+            "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
+            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
+            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
+        }
+    )
 
 
 def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -505,13 +556,13 @@ def file_sizes_figure(files: pd.DataFrame) -> Figure:
     """
     order = {coder: place for place, coder in enumerate(files["coder"].unique())}
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5))
-    for source, (colour, marker) in SOURCE_MARKS.items():
+    marks = source_marks(files["source"])
+    for i, (source, (colour, marker)) in enumerate(marks.items()):
         some = files[files["source"] == source]
-        if len(some):
-            shift = {"novels": -0.14, "fresh": 0.14}.get(source, 0)
-            axis.plot(some["bytes"], some["coder"].map(order) + shift, marker, color=colour, markersize=5,
-                      markeredgecolor="black", markeredgewidth=0.4, alpha=0.85,
-                      label=f"{source} (n = {some['passage'].nunique()})")  # fmt: skip
+        beside = 0.56 * ((i + 0.5) / len(marks) - 0.5)  # of a row's height, so that texts do not hide each other
+        axis.plot(some["bytes"], some["coder"].map(order) + beside, marker, color=colour, markersize=5,
+                  markeredgecolor="black", markeredgewidth=0.4, alpha=0.85,
+                  label=f"{source} (n = {some['passage'].nunique()})")  # fmt: skip
     means = files.groupby("coder", sort=False)["bytes"].mean()
     axis.plot(means, means.index.map(order), "|", color="black", markersize=17, markeredgewidth=1.6, label="mean")
     for coder, mean in means.items():
@@ -521,5 +572,100 @@ def file_sizes_figure(files: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlabel="bytes of the file (log scale); means at the right", ylim=(len(order) - 0.5, -0.5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=3, fontsize="small")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=len(marks) + 1, fontsize="small")
     return figure
+
+
+def show_answer(page: Page) -> Exhibit:
+    """The vector's bytes over the coder's and the text's."""
+    coder, text = page.over(BY_MODEL), page.over("text")
+    return Exhibit(
+        f"**Of tokens over vectors. As a file, even the vector at its fewest bits takes {coder['mean']:.1f} times the "
+        f"bytes that the same model needs as an entropy coder (95 % interval {coder['low']:.1f} to "
+        f"{coder['high']:.1f}, n = {coder['n']} passages), and {text['mean']:.2f} times those of the plain text "
+        f"({text['low']:.2f} to {text['high']:.2f}).**"
+    )
+
+
+def show_files(page: Page) -> Exhibit:
+    """Sizes of files by coder."""
+    files, sizes, of_text = page.files, page.sizes, page.sizes["of_text"]
+    caption = (
+        f"**{int(files['same'].sum())} of {len(files)} files gave their text back byte for byte; the smallest general "
+        f"compressor is {page.best} with {of_text[page.best]:.2f} of the UTF-8 bytes, the coder driven by the model "
+        f"needs {of_text[BY_MODEL]:.2f}, the vector {of_text[FEWEST]:.2f}.** Sizes of files on disk, mean ± sample "
+        "standard deviation over passages; ratios, bits a character and bits a token are of sums. The last two "
+        "columns: all passages one after the other as one text in one file; of vectors, and of the coder driven by "
+        "the model, which start anew with every passage, the sum of their files. Of these "
+        f"{sizes['together_same'].sum()} of {len(sizes)} came back. Where a passage ends, general compressors and "
+        f"token ids tell by themselves; the coder driven by the model and the vectors have {COUNT_BYTES} bytes of "
+        "length in every file, which are counted. The first token, before which nothing stands, is coded as one of "
+        f"{page.lm.vocab_size:,} equally likely ones. {page.setting}; {page.held}. {words.cost(page.results)}."
+    )
+    return Exhibit(caption, file_table(sizes))
+
+
+def show_files_figure(page: Page) -> Exhibit:
+    """The same, passage by passage."""
+    best, coder = page.over(page.best), page.over(BY_MODEL)
+    caption = (
+        f"**The vector at its fewest bits takes {best['mean']:.1f} times the bytes of {page.best} (95 % interval "
+        f"{best['low']:.1f} to {best['high']:.1f}) and {coder['mean']:.1f} times those of the coder driven by the "
+        "model.** Bytes of each file, one mark a passage, log scale; strokes and numbers are means. n = "
+        f"{len(page.results)}. {page.setting}; {page.held}."
+    )
+    return Exhibit(caption, file_sizes_figure(page.files))
+
+
+def show_numbers(page: Page) -> Exhibit:
+    """Bits a number of the vector, and what the coder needs beyond the model's surprise."""
+    results, bytes_of = page.results, page.files.set_index("coder")["bytes"]
+    numbers = 8 * bytes_of[FEWEST] / (results["width"].iloc[0] * results["n_vectors"].iloc[0])
+    own = metrics.nats_to_bits(results["nats_without"].sum()) / 8 / len(results)
+    return Exhibit(
+        f"Written as a file, the vector at its fewest bits takes {numbers.mean():.1f} bits a number "
+        f"({numbers.min():.1f} to {numbers.max():.1f}), its length and its scale among them. The model's own surprise "
+        f"at a passage adds up to {own:.1f} bytes on average; the coder's file is "
+        f"{bytes_of[BY_MODEL].mean() - own:.1f} bytes longer, of which {COUNT_BYTES} are the length."
+    )
+
+
+def show_units(page: Page) -> Exhibit:
+    """Text over vector by unit."""
+    said = page.said
+    caption = (
+        f"**What is × {said['tokens over vectors']:,.0f} in tokens over vectors is × "
+        f"{said['bytes of UTF-8 over bytes']:.2f} in bytes and × {said['bits the model lacks over bits']:.2f} in bits "
+        "that the model lacks.** Text over vector, by unit, of the paper's largest capacity and of the passages here "
+        f"(means, n = {len(page.results)}). A vector counts {NUMBER_BITS} bits a number. Token ids take log2 of the "
+        "vocabulary each. *Bits the model lacks*: cross-entropy of the text without mem, which an entropy coder "
+        "driven by the model would need; published over the first 512 tokens of a text and extended to the capacity "
+        "in proportion. *Information gain* is published as a mean over texts longer than the vector could hold, so it "
+        "may exceed the row above; here token 0 counts in the cross-entropy and not in the gain. Published capacity: "
+        "the longest length with a mean accuracy of at least 0.99, not exact decoding. Characters and bytes of the "
+        f"published text are those a token has here, so they are rough. Files: data/paper. {page.setting}."
+    )
+    return Exhibit(caption, unit_table(page.units))
+
+
+def show_effort(page: Page) -> Exhibit:
+    """What model and search weigh beside the tokens."""
+    numbers, passes = page.lm.model.num_parameters(), page.results["token_passes"]
+    tokens = page.results["length"].sum()
+    return Exhibit(
+        f"The model has {numbers:,} numbers, {4 * numbers / tokens / 1e6:.1f} MB for every token in the table. To "
+        f"find a vector took {passes.mean():,.0f} tokens through forward and backward pass a passage on average, "
+        f"{passes.sum() / tokens:,.0f} a token it holds. The coder takes one forward pass a token to write and one to "
+        "read."
+    )
+
+
+def glue_numbers(page: Page) -> None:
+    """What other pages quote."""
+    glue(
+        vector_over_coder=f"{page.over(BY_MODEL)['mean']:.1f}",
+        vector_over_text=f"{page.over('text')['mean']:.2f}",
+        coder_bits_per_token=f"{page.sizes.loc[BY_MODEL, 'per_token']:.1f}",
+        published_in_bits=f"{page.said['bits the model lacks over bits']:.2f}",
+        n_compression=f"{len(page.results)}",
+    )

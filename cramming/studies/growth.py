@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,75 @@ from numpy.typing import NDArray
 from cramming import metrics
 from cramming.decode import nats_and_gaps, ranks
 from cramming.errors import CrammingError
-from cramming.metrics import bootstrap_ci
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
-from cramming.sphere import along_sphere, needed, onto_sphere, principal
+from cramming.results.published import published
+from cramming.results.rows import device_name
+from cramming.sphere import along_sphere, chord_degrees, needed, onto_sphere, principal
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, SOURCE_MARKS, marks_by_source, styled
+from cramming.studies._figures import COLOURS, marks_by_source, source_marks, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
+
+AGAINST = {"nats": "surprisal", "rank": "rank of the token", "position": "position"}  # what steps are held against
+
+
+class Page(AnyPage):
+    """Prefixes that grew token by token: by our recipe, and by the published one."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__("growth", scale)
+        self.ours = self.results[self.results["recipe"] == "horizon"]
+        self.said = published("growth").set_index("quantity")
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights, number of mem vectors and machine of our runs, for captions."""
+        return f"{words.setting(self.ours)}; {device_name(self.lm.device)}, {self.ours['dtype'].iloc[0]}"
+
+    @cached_property
+    def counted(self) -> str:
+        """Our passages by source, for captions."""
+        return ", ".join(f"{n} {source}" for source, n in self.ours["source"].value_counts(sort=False).items())
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """From `costs`, of all runs."""
+        return costs(self.lm, self.results)
+
+    @cached_property
+    def mine(self) -> pd.DataFrame:
+        """The tokens of our runs."""
+        return self.tokens[self.tokens["recipe"] == "horizon"]
+
+    @cached_property
+    def free(self) -> float:
+        """Share of our tokens that were right as soon as they were added."""
+        return float((_got(self.mine)["steps"] <= 1).mean())
+
+    @cached_property
+    def correlations(self) -> dict[str, pd.DataFrame]:
+        """From `correlations`, of all runs, by what the steps are held against."""
+        return {name: correlations(self.tokens, column) for column, name in AGAINST.items()}
+
+    def correlation(self, against: str, column: str = "rho") -> dict[str, float]:
+        """Mean over our runs of one of the correlations, from `mean_interval`."""
+        return mean_interval(self.correlations[against].query("recipe == 'horizon'")[column])
+
+    @cached_property
+    def stops(self) -> pd.DataFrame:
+        """From `stops`, of all runs."""
+        return stops(self.lm, self.results, self.tokens, self.vectors)
+
+    @cached_property
+    def ways(self) -> pd.DataFrame:
+        """From `trajectories`, of our runs."""
+        return trajectories(self.paths, self.ours)
+
+    @cached_property
+    def two(self) -> pd.Series:
+        """Share of the variance that the first two components hold, mean over passages, by what went the way."""
+        return (self.ways["first"] + self.ways["second"]).groupby(self.ways["what"]).mean()
 
 
 def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
@@ -46,8 +110,8 @@ def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
     """
     parts = []
     for run in results.itertuples():
-        how = Recipe.model_validate_json(run.recipe_json)
-        if how.growth is None or (how.growth.start, how.growth.block, how.growth.fraction) != (1, 1, 0):
+        growth = Recipe.model_validate_json(run.recipe_json).growth
+        if growth is None or (growth.start, growth.block, growth.fraction) != (1, 1, 0):
             raise CrammingError(
                 f"{run.passage} did not grow token by token: take runs with growth start 1 and block 1"
             )
@@ -92,7 +156,7 @@ def correlations(tokens: pd.DataFrame, against: str = "nats") -> pd.DataFrame:
     """
     rows = []
     for (recipe, source, passage), some in tokens.groupby(["recipe", "source", "passage"], sort=False):
-        some = some[some["got"] & (some["position"] > 0)]
+        some = _got(some)
         steps, other, place = (some[name].rank().to_numpy() for name in ("steps", against, "position"))
         both = (math.nan, math.nan)
         if len(some) > 2:
@@ -104,9 +168,7 @@ def correlations(tokens: pd.DataFrame, against: str = "nats") -> pd.DataFrame:
 def mean_interval(values: pd.Series) -> dict[str, float]:
     """n, mean, low and high (95 % bootstrap interval over runs) of the numbers that are there; nan without any."""
     some = values.dropna()
-    if some.empty:
-        return {"n": 0, "mean": math.nan, "low": math.nan, "high": math.nan}
-    low, high = bootstrap_ci(some)
+    low, high = metrics.bootstrap_ci(some) if len(some) else (math.nan, math.nan)
     return {"n": len(some), "mean": float(some.mean()), "low": low, "high": high}
 
 
@@ -123,7 +185,7 @@ def stops(
         vectors: The kept vectors by key, each (k, d).
 
     Returns:
-        One row a run that was still at a token when it ended: recipe, source, passage, length (exact tokens), ended,
+        One row a run that was still at a token when it ended: recipe, passage, length (exact tokens), ended,
         token (its text), nats and rank (without mem), harder (share of the prefix's tokens that surprise less), steps
         and share (spent on it, in vain), mistakes and lost (see `costs`), nats_with, rank_with and gap (logits; by how
         much it misses with the kept vector, which holds the prefix), hardest (steps of the costliest token got), free
@@ -132,7 +194,7 @@ def stops(
     rows = []
     for run in results.itertuples():
         mine = tokens[(tokens["passage"] == run.passage) & (tokens["recipe"] == run.recipe)]
-        got, last = mine[mine["got"] & (mine["position"] > 0)], mine[~mine["got"]]
+        got, last = _got(mine), mine[~mine["got"]]
         if last.empty or got.empty:
             continue
         last = last.iloc[0]
@@ -144,7 +206,6 @@ def stops(
         rows.append(
             {
                 "recipe": run.recipe,
-                "source": run.source,
                 "passage": run.passage,
                 "length": run.length,
                 "ended": run.ended,
@@ -223,8 +284,12 @@ def walk_like(path: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 def _angles(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Degrees between the rows of two tensors (n, d) on one sphere, shape (n,)."""
-    chords = (a - b).norm(dim=1) / a.norm(dim=1)
-    return torch.rad2deg(2 * torch.asin((chords / 2).clamp(max=1)))
+    return chord_degrees((a - b).norm(dim=1) / a.norm(dim=1))
+
+
+def _got(tokens: pd.DataFrame) -> pd.DataFrame:
+    """The tokens that were got, without the first of each passage."""
+    return tokens[tokens["got"] & (tokens["position"] > 0)]
 
 
 @torch.no_grad()
@@ -256,7 +321,7 @@ def correlations_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean Spearman correlations over runs, as a page shows them.
 
     Args:
-        frames: From `cramming.studies.growth.correlations`, by what the steps are held against.
+        frames: From `correlations`, by what the steps are held against.
     """
     rows = {}
     for recipe in next(iter(frames.values()))["recipe"].unique():
@@ -264,14 +329,14 @@ def correlations_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             some = frame[frame["recipe"] == recipe]
             row = {"runs": len(some), "tokens a run": f"{some['n'].mean():.0f}"}
             for column, label in (("rho", "Spearman"), ("rho_within", "position taken out")):
-                known = some[column].dropna()
-                row[label] = words.interval(known.mean(), *metrics.bootstrap_ci(known), 2) if len(known) else ""
+                known = mean_interval(some[column])
+                row[label] = words.interval(known["mean"], known["low"], known["high"], 2)
             rows[recipe, name] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["recipe", "steps against"])
 
 
 def stops_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.studies.growth.stops` as a page shows it, one row a run."""
+    """`stops` as a page shows it, one row a run."""
     return pd.DataFrame(
         {
             "recipe": frame["recipe"],
@@ -291,18 +356,18 @@ def stops_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def trajectories_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.studies.growth.trajectories` summed up: mean ± sample standard deviation over passages."""
+    """`trajectories` summed up: mean ± sample standard deviation over passages."""
+    spread = {
+        "way, degrees": ("gone", 0, 1),
+        "end from start, degrees": ("net", 0, 1),
+        "cosine of successive moves": ("cosine", 2, 1),
+        "first component, %": ("first", 0, 100),
+        "second component, %": ("second", 0, 100),
+        "components for 90 %": ("needed_90", 1, 1),
+        "components for 99 %": ("needed_99", 1, 1),
+    }
     rows = {}
     for what, some in frame.groupby("what"):
-        spread = {
-            "way, degrees": ("gone", 0, 1),
-            "end from start, degrees": ("net", 0, 1),
-            "cosine of successive moves": ("cosine", 2, 1),
-            "first component, %": ("first", 0, 100),
-            "second component, %": ("second", 0, 100),
-            "components for 90 %": ("needed_90", 1, 1),
-            "components for 99 %": ("needed_99", 1, 1),
-        }
         rows[what] = {"passages": len(some), "points a passage": f"{some['tokens'].mean():.0f}"} | {
             label: words.spread(some[column].mean() * by, some[column].std() * by, digits)
             for label, (column, digits, by) in spread.items()
@@ -315,11 +380,10 @@ def costs_figure(tokens: pd.DataFrame) -> Figure:
     """Steps of every token against its surprisal, and the steps spent so far against the tokens got.
 
     Args:
-        tokens: `cramming.studies.growth.costs`, of one recipe.
+        tokens: From `costs`, of one recipe.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    got = tokens[tokens["got"] & (tokens["position"] > 0)]
-    some = got.assign(bits=got["nats"].map(metrics.nats_to_bits))
+    some = _got(tokens).assign(bits=lambda got: got["nats"].map(metrics.nats_to_bits))
     marks_by_source(left, some, "bits", "steps")
     classes = pd.cut(some["bits"], words.SURPRISE, right=False)
     means = some.groupby(classes, observed=True)[["bits", "steps"]].mean()
@@ -327,7 +391,7 @@ def costs_figure(tokens: pd.DataFrame) -> Figure:
     left.set(yscale="log", xlabel="surprisal without mem, bits", ylabel="steps (log scale)")
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     left.legend(fontsize="small")
-    for source, (colour, _) in SOURCE_MARKS.items():
+    for source, (colour, _) in source_marks(tokens["source"]).items():
         style = {"novels": "-", "fresh": "--"}.get(source, ":")
         for i, (_, run) in enumerate(tokens[tokens["source"] == source].groupby("passage")):
             had = run[run["got"]]
@@ -343,26 +407,161 @@ def trajectories_figure(frame: pd.DataFrame, path: np.ndarray, walk: np.ndarray)
     """One way of the vector on its first two principal components, and the variance that components hold.
 
     Args:
-        frame: `cramming.studies.growth.trajectories`.
+        frame: From `trajectories`.
         path: Coordinates of a vector's way, shape (n, c), from `cramming.sphere.principal`.
         walk: The same of a random walk like it.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for points, colour, style, label in (
-        (path, COLOURS[0], "-", "growth"),
-        (walk, COLOURS[1], "--", "random walk"),
+    for points, what, colour, style, marker in (
+        (path, "growth", COLOURS[0], "-", "o"),
+        (walk, "random walk", COLOURS[1], "--", "^"),
     ):
-        left.plot(*points[:, :2].T, style, color=colour, linewidth=1.2, label=label)
+        left.plot(*points[:, :2].T, style, color=colour, linewidth=1.2, label=what)
         left.plot(*points[:, :2].T, ".", color=colour, markersize=5)
         left.plot(*points[:1, :2].T, "o", color="white", markeredgecolor=colour, markersize=9)
         left.plot(*points[-1:, :2].T, "s", color=colour, markersize=8)
-    left.set(xlabel="first component", ylabel="second component")
-    left.legend(fontsize="small")
-    looks = {"growth": (COLOURS[0], "o"), "random walk": (COLOURS[1], "^")}
-    for what, (colour, marker) in looks.items():
         some = frame[frame["what"] == what]
         right.plot(some["tokens"], (some["first"] + some["second"]) * 100, marker, color=colour, label=what,
                    markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
+    left.set(xlabel="first component", ylabel="second component")
+    left.legend(fontsize="small")
     right.set(xlabel="points of the way (tokens)", ylabel="first two components, % of the variance", ylim=(0, 104))
     right.legend(fontsize="small")
     return figure
+
+
+def _within(some: dict[str, float]) -> str:
+    """From `mean_interval`, for captions."""
+    return words.within(some["mean"], some["low"], some["high"], 2)
+
+
+def show_answer(page: Page) -> Exhibit:
+    """How far steps follow surprisal."""
+    said = page.said.loc["spearman_steps_surprisal"]
+    rho = page.correlation("surprisal")
+    within, place = page.correlation("surprisal", "rho_within"), page.correlation("position")
+    return Exhibit(
+        "**Surprisal tells part of it: the Spearman correlation of a token's steps with its surprisal is "
+        f"{rho['mean']:.2f} (95 % interval {rho['low']:.2f} to {rho['high']:.2f}), mean over n = {rho['n']} "
+        f"passages;** published are {said['low']:.2f} to {said['high']:.2f}, for {said['models']}. With its position "
+        f"in the passage the correlation is {_within(place)}; with the position taken out, that with surprisal is "
+        f"{_within(within)}."
+    )
+
+
+def show_costs(page: Page) -> Exhibit:
+    """Steps of each token against its surprisal, and the steps so far."""
+    steps = _got(page.mine)["steps"]
+    dear = steps.nlargest(max(1, len(steps) // 10)).sum() / steps.sum()
+    caption = (
+        f"**{page.free:.0%} of the tokens are right as soon as they are added; the dearest tenth takes {dear:.0%} of "
+        "the steps.** Left: one mark a token, steps against surprisal, with the mean of classes of surprisal. Right: "
+        "steps so far against exact tokens, one line a passage; the flatter a stretch, the cheaper its tokens. The "
+        "first token of a passage, of which the model without mem says nothing, and the one that growth ended at are "
+        f"left out on the left. {page.setting}; {page.counted} passages, {len(steps):,} tokens, "
+        f"{words.budgets(page.ours)} a passage. {words.cost(page.ours)}."
+    )
+    return Exhibit(caption, costs_figure(page.mine))
+
+
+def show_correlations(page: Page) -> Exhibit:
+    """Steps against surprisal, rank and position, for both recipes."""
+    caption = (
+        "**Steps against what the token is without mem.** Spearman correlation within a run, mean over runs with its "
+        "95 % bootstrap interval over them. *Position taken out*: of what is left of both ranks after a straight line "
+        f"in the rank of the position. Recipe horizon: {page.counted} passages, {words.budgets(page.ours)} each. "
+        "Recipe progressive, the published one: its traces are thinned in the store, so that steps are known to "
+        "within a few. Tokens that growth ended at are left out, though they are the dearest: that draws correlations "
+        f"towards 0. {words.setting(page.results)}."
+    )
+    return Exhibit(caption, correlations_table(page.correlations))
+
+
+def show_explored(page: Page, n: int) -> Exhibit:
+    """The caption of n passages in the explorer."""
+    return Exhibit(
+        f"**The first {n} passages by name, two a source, with the 8 tokens behind each.** Surprisal is in bits, "
+        "given the true tokens before; *right* is the argmax, given the same. A token is solved at the step after "
+        "which it and all before it were right. Without mem the model says nothing of the first token. The underlined "
+        f"tokens are the crammed prefix; those behind it were never asked of this vector. {page.setting}; "
+        f"{words.budgets(page.ours)} a passage."
+    )
+
+
+def show_stops(page: Page) -> Exhibit:
+    """The token that each run ended at."""
+    few = mean_interval(page.stops["harder"])
+    caption = (
+        f"**The token that growth ends at surprises more than {few['mean']:.0%} of those before it ({few['low']:.0%} "
+        f"to {few['high']:.0%}; n = {few['n']} runs).** One row a run. *Rank* and *gap with mem*: where the token "
+        "stands with the kept vector, which holds all tokens before it, and by how many logits it misses. *Steps in "
+        "vain*: those spent on it, and their share of the run's. *Tokens wrong at a step*: mean over these steps. *An "
+        "earlier one wrong*: share of these steps with more than one token wrong, so that at least one was lost that "
+        f"had been right. Mean with 95 % bootstrap interval over runs. {words.setting(page.results)}; budgets of "
+        f"{words.budgets(page.results)}."
+    )
+    return Exhibit(caption, stops_table(page.stops))
+
+
+def show_ends(page: Page) -> Exhibit:
+    """How runs ended, a paragraph a recipe."""
+    from IPython.display import Markdown
+
+    lines = []
+    for recipe, some in page.stops.groupby("recipe"):
+        lost, middle = mean_interval(some["lost"]), some.median(numeric_only=True)
+        ended = ", ".join(f"{n} by {why}" for why, n in some["ended"].value_counts().items())
+        lines.append(
+            f"**Recipe {recipe}**, {len(some)} runs, ended {ended}: the last token was tried for "
+            f"{middle['steps']:.0f} steps in the median, where the costliest one that was got had taken "
+            f"{middle['hardest']:.0f}. At {lost['mean']:.0%} of these steps ({lost['low']:.0%} to {lost['high']:.0%}) "
+            f"a token was wrong that had been right, and {some['mistakes'].mean():.1f} tokens were wrong in the mean. "
+            f"With the kept vector the token misses by {-middle['gap']:.1f} logits and its rank is "
+            f"{middle['rank_with']:,.0f}, where without mem it is {middle['rank']:,.0f} (medians)."
+        )
+    *others, last = lines
+    return Exhibit(last, *map(Markdown, others))
+
+
+def show_way(page: Page) -> Exhibit:
+    """The longest way of a vector beside a random walk, and what two components hold of all ways."""
+    longest = max((page.paths[key] for key in page.ours["key"] if key in page.paths), key=len)
+    path = onto_sphere(longest[:, 0].double())
+    said = page.said.loc["pca_first_two"]
+    caption = (
+        f"**The first two components hold {page.two['growth']:.0%} of the variance of the way, and "
+        f"{page.two['random walk']:.0%} of that of a random walk.** Left: the longest way, {len(path)} points, and a "
+        "random walk like it, each on its own first two components; ring: start, square: end. Right: what the first "
+        f"two components hold, one mark a passage. Published for {said['models']}: {said['low']:.0%}. {page.setting}; "
+        f"{len(page.ways) // 2} passages."
+    )
+    return Exhibit(caption, trajectories_figure(page.ways, principal(path)[0], principal(walk_like(path))[0]))
+
+
+def show_ways(page: Page) -> Exhibit:
+    """Ways in numbers, beside random walks."""
+    grown, walked = (page.ways[page.ways["what"] == what].set_index("passage") for what in ("growth", "random walk"))
+    more = mean_interval(walked["needed_99"] - grown["needed_99"])
+    said = page.said.loc["pca_99"]
+    caption = (
+        f"**To hold 99 % of the variance a random walk needs {abs(more['mean']):.1f} components "
+        f"{'more' if more['mean'] >= 0 else 'fewer'} than growth does (difference {more['low']:+.1f} to "
+        f"{more['high']:+.1f}; n = {more['n']}).** Mean ± sample standard deviation over passages. *Way*: angles "
+        "between successive points, summed. *End from start*: angle between the first and the last point. *Cosine of "
+        "successive moves*: 0 is no memory, below 0 is turning back. No more components can be needed than there are "
+        f"points less one. Published: {said['low']:.0f} to {said['high']:.0f} components for 99 %, for "
+        f"{said['models']}, over ways of hundreds of points. {page.setting}."
+    )
+    return Exhibit(caption, trajectories_table(page.ways))
+
+
+def glue_numbers(page: Page) -> None:
+    """Numbers that other pages quote."""
+    rho = page.correlation("surprisal")
+    glue(
+        growth_rho=_within(rho),
+        growth_free=f"{page.free:.0%}",
+        growth_two=f"{page.two['growth']:.0%}",
+        walk_two=f"{page.two['random walk']:.0%}",
+        n_growth=f"{rho['n']}",
+    )

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -22,9 +23,11 @@ from cramming.engine import packs, score
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
-from cramming.results.rows import of_kind
+from cramming.results.rows import crammed, device_name, of_kind
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
 
@@ -55,9 +58,10 @@ class Setting:
         return self.rounded or self.dtype.itemsize < 4
 
 
-# The first is the one that the others are compared with. A processor without units for float16 takes too long over it.
+FIRST = "one passage at a time"  # what the other settings are compared with
+# A processor without units for float16 takes too long over it.
 SETTINGS = {
-    "one passage at a time": Setting(),
+    FIRST: Setting(),
     "one thread": Setting(threads=1),
     "eight passages, padded": Setting(rows=8),
     "eight passages, packed": Setting(rows=8, layout="packed"),
@@ -68,6 +72,75 @@ SETTINGS = {
     "all in bfloat16": Setting(dtype=torch.bfloat16),
     "all in bfloat16, eager attention": Setting(dtype=torch.bfloat16, attention="eager"),
 }
+ACCURACY_CLASSES = {"all": (1, 2), "0.9 or more": (0.9, 1), "0.5 to 0.9": (0.5, 0.9), "under 0.5": (0, 0.5)}
+
+
+class Page(AnyPage):
+    """Vectors whose logits are computed in many ways, and horizons that were asked for a margin.
+
+    Attributes:
+        margins: Margins that vectors are cut to, logits.
+        asked: From `asked`.
+        plain: Horizons of the recipe as it is.
+        chosen: The vectors computed in every setting: a few plain ones of each source, all that differ in the margin
+            asked for, and those of other recipes.
+        counted: How many these are, for captions.
+    """
+
+    def __init__(self, scale: str, per_source: int, margins: list[float]) -> None:
+        super().__init__("lossless", scale)
+        self.margins = margins
+        self.asked = asked(self.results[self.results["recipe"] == "horizon"])
+        held = self.results[self.results["length"] > ~self.results["score_first"]]
+        more = self.asked.loc[self.asked["asked"] > self.asked["asked"].min(), "key"]
+        self.plain = held[(held["recipe"] == "horizon") & ~held["key"].isin(more)]
+        few = self.plain[~self.plain["key"].isin(self.asked["key"])].groupby("source").head(per_source)
+        others = held[held["recipe"].isin(["paper", "progressive"])]
+        self.chosen = pd.concat([few, held[held["key"].isin(self.asked["key"])], others], ignore_index=True)
+        self.counted = (
+            f"{len(self.chosen)} vectors of {self.chosen['passage'].nunique()} passages from "
+            f"{self.chosen['source'].nunique()} sources"
+        )
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights, number of mem vectors and the machine of this page, for captions."""
+        return f"{words.setting(self.results)}; {device_name(self.lm.device)}"
+
+    def computed(self, runs: pd.DataFrame, settings: Mapping[str, Setting] = SETTINGS) -> pd.DataFrame:
+        """From `gaps`, of the vectors of some runs."""
+        vectors, given = [self.vectors[key] for key in runs["key"]], (~runs["score_first"]).astype(int).tolist()
+        return gaps(self.lm, vectors, crammed(runs, self.lm), given, settings)
+
+    @cached_property
+    def gaps(self) -> pd.DataFrame:
+        """From `gaps`, of all that are chosen, with a column key."""
+        found = self.computed(self.chosen)
+        return found.assign(key=found["run"].map(self.chosen["key"]))
+
+    @cached_property
+    def kept(self) -> pd.DataFrame:
+        """Of vectors exact in the first setting, by run: margin (logits), fine and all, whether exact in all settings
+        that are not coarse, and in all."""
+        exact = exactness(self.gaps).query("margin > 0")
+        fine = exact[~exact["coarse"]].groupby("run")["exact"].all()
+        runs = exact.groupby("run")
+        return pd.DataFrame({"margin": runs["margin"].min(), "fine": fine, "all": runs["exact"].all()})
+
+    @cached_property
+    def safe(self) -> float:
+        """From `safe_margin`, of all settings."""
+        return safe_margin(self.gaps)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """From `settings`."""
+        return settings(self.gaps)
+
+    @cached_property
+    def price(self) -> pd.DataFrame:
+        """From `cut_price`, of plain horizons."""
+        return cut_price(cut(self.computed(self.plain, {FIRST: SETTINGS[FIRST]}), self.margins))
 
 
 @torch.no_grad()
@@ -102,8 +175,8 @@ def gaps(
     """
     if not len(vectors) == len(passages) == len(given) > 0:
         raise CrammingError(
-            f"{len(vectors)} vectors, {len(passages)} passages and {len(given)} counts of given tokens: "
-            "give as many of each, at least one"
+            f"{len(vectors)} vectors, {len(passages)} passages and {len(given)} counts of given tokens: give as many "
+            "of each, at least one"
         )
     for passage, n in zip(passages, given, strict=True):
         if len(passage) <= n:
@@ -120,9 +193,8 @@ def gaps(
         found: dict[int, torch.Tensor] = {}
         with _computing(reader, setting):
             for some in _batches([len(front) for front in fronts], setting.rows):
-                rows = _gaps(
-                    reader, torch.stack([fronts[i] for i in some]), [truths[i] for i in some], setting.layout, pack
-                )
+                stacked = torch.stack([fronts[i] for i in some])
+                rows = _gaps(reader, stacked, [truths[i] for i in some], setting.layout, pack)
                 found |= {i: row[: len(truths[i])].cpu() for i, row in zip(some, rows, strict=True)}
         ordered = [found[i] for i in range(len(truths))]
         reference = reference or ordered
@@ -181,53 +253,18 @@ def _computing(lm: FrozenLM, setting: Setting) -> Iterator[None]:
             lm.model.set_attn_implementation(attention)
 
 
-ACCURACY_CLASSES = {"all": (1, 2), "0.9 or more": (0.9, 1), "0.5 to 0.9": (0.5, 0.9), "under 0.5": (0, 0.5)}
-
-
-def accuracy_and_exactness(results: pd.DataFrame) -> pd.DataFrame:
-    """Crams of a fixed length by teacher-forced accuracy, and how far greedy decoding from the same vectors gets.
-
-    Both are of the vector kept, as certified. Where token 0 was given, it counts for neither.
-
-    Args:
-        results: Rows of kind cram.
-
-    Returns:
-        One row a class of share right, teacher-forced: crams, passages, exact, tokens before the first error (mean ±
-        sd, as % of the passage), first error (token number, median of those that have one), crams without one token.
-    """
-    runs = of_kind(results, "cram")
-    scored = runs["length"] - ~runs["score_first"]
-    right, decoded = runs["correct_teacher"] / scored, runs["correct_greedy"] / scored * 100
-    first = (runs["correct_greedy"] + 1).where(decoded < 100)
-    rows = {}
-    for label, (low, high) in ACCURACY_CLASSES.items():
-        some = (right >= low) & (right < high)
-        if some.any():
-            rows[label] = {
-                "crams": some.sum(),
-                "passages": runs.loc[some, "passage"].nunique(),
-                "exact": runs.loc[some, "exact"].sum(),
-                "tokens before the first error, %": words.spread(decoded[some].mean(), decoded[some].std(), 0),
-                "first error at token": words.number(first[some].median()),
-                "wrong from the first token on": (runs.loc[some, "correct_greedy"] == 0).sum(),
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tokens right, teacher-forced")
-
-
 def exactness(gaps: pd.DataFrame) -> pd.DataFrame:
     """What each setting makes of each vector.
 
     Args:
-        gaps: From `cramming.studies.lossless.gaps`.
+        gaps: From `gaps`.
 
     Returns:
         One row a setting and run, in the order given: setting, coarse, run, tokens, exact, first_error (token number,
         nan if exact), margin (smallest reference gap, logits), change (greatest change of a gap, logits).
     """
-    frame = gaps.assign(
-        change=(gaps["gap"] - gaps["reference"]).abs(), first_error=(gaps["position"] + 1).where(~(gaps["gap"] > 0))
-    )
+    first_error = (gaps["position"] + 1).where(~(gaps["gap"] > 0))
+    frame = gaps.assign(first_error=first_error, change=(gaps["gap"] - gaps["reference"]).abs())
     each = frame.groupby(["setting", "coarse", "run"], sort=False, as_index=False).agg(
         tokens=("gap", "size"),
         first_error=("first_error", "min"),
@@ -237,8 +274,13 @@ def exactness(gaps: pd.DataFrame) -> pd.DataFrame:
     return each.assign(exact=each["first_error"].isna())
 
 
+def _first(gaps: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first setting."""
+    return gaps[gaps["setting"] == gaps["setting"].iloc[0]]
+
+
 def against(gaps: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """`cramming.studies.lossless.gaps` with another setting as the reference, put first."""
+    """`gaps` with another setting as the reference, put first."""
     own = gaps[gaps["setting"] == setting]
     usual = own.set_index(["run", "position"])["gap"].rename("reference")
     frame = pd.concat([own, gaps[gaps["setting"] != setting]]).drop(columns="reference")
@@ -249,7 +291,7 @@ def settings(gaps: pd.DataFrame) -> pd.DataFrame:
     """What survives each setting, of the tokens and vectors that are right in the first one.
 
     Args:
-        gaps: From `cramming.studies.lossless.gaps`.
+        gaps: From `gaps`.
 
     Returns:
         Index setting; columns coarse, vectors (exact in the first setting), exact (of these), first_error (token
@@ -274,20 +316,6 @@ def settings(gaps: pd.DataFrame) -> pd.DataFrame:
             "change": some["change"].max(),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-
-
-def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`settings` as a page shows it; the first setting, which the others are compared with, is left out."""
-    some = frame.iloc[1:]
-    return pd.DataFrame(
-        {
-            "vectors exact": [f"{row.exact} of {row.vectors}" for row in some.itertuples()],
-            "first error at token": some["first_error"].map(words.number),
-            "tokens undone": [f"{row.undone} of {row.tokens:,}" for row in some.itertuples()],
-            "greatest margin undone, logits": some["undone_margin"].map(words.figures),
-            "greatest change of a margin, logits": some["change"].map(words.figures),
-        }
-    )
 
 
 def safe_margin(gaps: pd.DataFrame) -> float:
@@ -325,51 +353,18 @@ def asked(results: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(left=runs["length"] / runs["passage"].map(least.where(least > 0)))
 
 
-def asked_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
-    """What asking for a margin from the start costs in tokens, and what it buys.
-
-    Args:
-        runs: From `asked`.
-        gaps: From `cramming.studies.lossless.gaps`, with a column key.
-
-    Returns:
-        Index margin asked for; columns passages, exact horizon (tokens, mean ± sd), against the least margin (mean of
-        the differences passage by passage, tokens, with a 95 % bootstrap interval), left (mean %), and of the vectors
-        how many are exact in all settings that are not coarse, and in each that is.
-    """
-    each = exactness(gaps).assign(key=lambda frame: frame["run"].map(gaps.groupby("run")["key"].first()))
-    least = runs[runs["asked"] == runs["asked"].min()].set_index("passage")["length"]
-    rows = {}
-    for margin, some in runs.groupby("asked"):
-        gain = some.set_index("passage")["length"] - least
-        mine = each[each["key"].isin(some["key"])]
-        n, fine = mine["run"].nunique(), mine[~mine["coarse"]].groupby("run")["exact"].all()
-        rows[f"{margin:g}"] = {
-            "passages": len(some),
-            "exact horizon, tokens": words.spread(some["length"].mean(), some["length"].std()),
-            "against the least margin": words.interval(gain.mean(), *metrics.bootstrap_ci(gain)) if gain.any() else "",
-            "left, %": f"{some['left'].mean() * 100:.0f}" if some["left"].notna().any() else "",
-            "exact in all of 32 and 64 bits": f"{fine.sum()} of {n}",
-            **{
-                setting: f"{kept['exact'].sum()} of {n}"
-                for setting, kept in mine[mine["coarse"]].groupby("setting", sort=False)
-            },
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("margin asked for, logits")
-
-
 def cut(gaps: pd.DataFrame, margins: Collection[float]) -> pd.DataFrame:
     """Vectors cut afterwards to the longest prefix whose margin in the first setting is at least so much.
 
     Args:
-        gaps: From `cramming.studies.lossless.gaps`.
+        gaps: From `gaps`.
         margins: In logits, above 0.
 
     Returns:
         One row a margin, setting and run: margin, setting, coarse, run, tokens (of the prefix), left (share of the
         tokens that are exact uncut), exact (in that setting; True for a prefix of no token).
     """
-    each, once = exactness(gaps), gaps[gaps["setting"] == gaps["setting"].iloc[0]]
+    each, once = exactness(gaps), _first(gaps)
 
     def prefix(won: pd.Series) -> pd.Series:
         """Tokens of each run before the first that is not won."""
@@ -397,25 +392,99 @@ def cut_price(cuts: pd.DataFrame) -> pd.DataFrame:
     each = cuts.dropna(subset="left").drop_duplicates(["margin", "run"])
     rows = {}
     for margin, some in each.groupby("margin"):
-        low, high = metrics.bootstrap_ci(some["left"])
-        rows[margin] = {
-            "n": len(some), "tokens": some["tokens"].mean(), "left": some["left"].mean(), "low": low, "high": high
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("margin")
+        rows[margin] = (len(some), some["tokens"].mean(), some["left"].mean(), *metrics.bootstrap_ci(some["left"]))
+    columns = ["n", "tokens", "left", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("margin")
+
+
+def accuracy_and_exactness(results: pd.DataFrame) -> pd.DataFrame:
+    """Crams of a fixed length by teacher-forced accuracy, and how far greedy decoding from the same vectors gets.
+
+    Both are of the vector kept, as certified. Where token 0 was given, it counts for neither.
+
+    Args:
+        results: Rows of kind cram.
+
+    Returns:
+        One row a class of share right, teacher-forced: crams, passages, exact, tokens before the first error (mean ±
+        sd, as % of the passage), first error (token number, median of those that have one), crams without one token.
+    """
+    runs = of_kind(results, "cram")
+    scored = runs["length"] - ~runs["score_first"]
+    right, decoded = runs["correct_teacher"] / scored, runs["correct_greedy"] / scored * 100
+    first = (runs["correct_greedy"] + 1).where(decoded < 100)
+    rows = {}
+    for label, (low, high) in ACCURACY_CLASSES.items():
+        some = (right >= low) & (right < high)
+        if some.any():
+            rows[label] = {
+                "crams": some.sum(),
+                "passages": runs.loc[some, "passage"].nunique(),
+                "exact": runs.loc[some, "exact"].sum(),
+                "tokens before the first error, %": words.spread(decoded[some].mean(), decoded[some].std(), 0),
+                "first error at token": words.number(first[some].median()),
+                "wrong from the first token on": (runs.loc[some, "correct_greedy"] == 0).sum(),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tokens right, teacher-forced")
+
+
+def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`settings` as a page shows it; the first setting, which the others are compared with, is left out."""
+    some = frame.iloc[1:]
+    return pd.DataFrame(
+        {
+            "vectors exact": [f"{row.exact} of {row.vectors}" for row in some.itertuples()],
+            "first error at token": some["first_error"].map(words.number),
+            "tokens undone": [f"{row.undone} of {row.tokens:,}" for row in some.itertuples()],
+            "greatest margin undone, logits": some["undone_margin"].map(words.figures),
+            "greatest change of a margin, logits": some["change"].map(words.figures),
+        }
+    )
+
+
+def asked_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """What asking for a margin from the start costs in tokens, and what it buys.
+
+    Args:
+        runs: From `asked`.
+        gaps: From `gaps`, with a column key.
+
+    Returns:
+        Index margin asked for; columns passages, exact horizon (tokens, mean ± sd), against the least margin (mean of
+        the differences passage by passage, tokens, with a 95 % bootstrap interval), left (mean %), and of the vectors
+        how many are exact in all settings that are not coarse, and in each that is.
+    """
+    each = exactness(gaps)
+    each["key"] = each["run"].map(gaps.groupby("run")["key"].first())
+    least = runs[runs["asked"] == runs["asked"].min()].set_index("passage")["length"]
+    rows = {}
+    for margin, some in runs.groupby("asked"):
+        gain = some.set_index("passage")["length"] - least
+        mine = each[each["key"].isin(some["key"])]
+        n, fine = mine["run"].nunique(), mine[~mine["coarse"]].groupby("run")["exact"].all()
+        rows[f"{margin:g}"] = {
+            "passages": len(some),
+            "exact horizon, tokens": words.spread(some["length"].mean(), some["length"].std()),
+            "against the least margin": words.interval(gain.mean(), *metrics.bootstrap_ci(gain)) if gain.any() else "",
+            "left, %": f"{some['left'].mean() * 100:.0f}" if some["left"].notna().any() else "",
+            "exact in all of 32 and 64 bits": f"{fine.sum()} of {n}",
+        }
+        for setting, kept in mine[mine["coarse"]].groupby("setting", sort=False):
+            rows[f"{margin:g}"][str(setting)] = f"{kept['exact'].sum()} of {n}"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("margin asked for, logits")
 
 
 def cut_price_table(price: pd.DataFrame) -> pd.DataFrame:
     """`cut_price` as a page shows it."""
-    shown = pd.DataFrame(
-        {
-            "vectors": price["n"].astype(int),
-            "exact tokens, mean": price["tokens"].map("{:,.1f}".format),
-            "left, % (95 % interval)": [
-                f"{row.left:.0%} ({row.low:.0%} to {row.high:.0%})".replace("%", "") for row in price.itertuples()
-            ],
+    rows = {
+        f"{row.Index:g}": {
+            "vectors": row.n,
+            "exact tokens, mean": f"{row.tokens:,.1f}",
+            "left, % (95 % interval)": words.percent(row.left, row.low, row.high).replace("%", ""),
         }
-    )
-    return shown.set_axis([f"{margin:g}" for margin in price.index]).rename_axis("margin, logits")
+        for row in price.itertuples()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("margin, logits")
 
 
 @styled
@@ -426,10 +495,10 @@ def margins_and_changes_figure(gaps: pd.DataFrame) -> Figure:
     every token's margin in each class of settings; what lies above the diagonal can be undone.
 
     Args:
-        gaps: `cramming.studies.lossless.gaps`.
+        gaps: From `gaps`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1.4])
-    once = gaps[gaps["setting"] == gaps["setting"].iloc[0]]
+    once = _first(gaps)
     for values, colour, style, label in (
         (once["reference"], COLOURS[0], "-", "tokens"),
         (once.groupby("run")["reference"].min(), COLOURS[1], "--", "passages, smallest"),
@@ -469,9 +538,9 @@ def margin_bought_figure(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.Data
     """What a margin buys, and what it costs: share of prefixes exact by setting, and tokens left.
 
     Args:
-        cuts: `cramming.studies.lossless.cut`.
-        price: `cramming.studies.lossless.cut_price`.
-        asked: `cramming.studies.lossless.asked`, the margins asked for from the start.
+        cuts: From `cut`.
+        price: From `cut_price`.
+        asked: From `asked`, the margins asked for from the start.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4))
     some = cuts[cuts["tokens"] > 0]
@@ -500,3 +569,166 @@ def margin_bought_figure(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.Data
         axis.set(xscale="log", xlabel="margin, logits (log scale)")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
+
+
+def show_finding(page: Page) -> Exhibit:
+    """How many vectors stay exact, and the margin that was enough."""
+    kept, n = page.kept, len(page.kept)
+    survived, least = kept["fine"].sum(), kept["margin"].min()
+    safe_fine = safe_margin(page.gaps[~page.gaps["coarse"]])
+    stated = (
+        f"margins above {safe_fine:.2g} logits were enough"
+        if safe_fine
+        else f"the smallest margin among them, {least:.2g} logits, was enough"
+    )
+    bound = (
+        f"None of {n} failing in 32 and 64 bits bounds the share that would at {1 - 0.05 ** (1 / n):.0%} (one-sided, "
+        "95 %, if vectors count as independent). "
+        if survived == n > 0
+        else ""
+    )
+    return Exhibit(
+        f"**In 32 and 64 bits {survived} of {n} exact vectors stay exact in every way tried, and {stated}; in 16 bits "
+        f"it took {f'more than {page.safe:.2g} logits' if page.safe else 'none'}.** So the smallest margin at which "
+        f"all passages stay exact across everything tried is {page.safe or least:.2g} logits. {n} vectors of "
+        f"{page.chosen.loc[kept.index, 'passage'].nunique()} passages from {page.chosen['source'].nunique()} sources "
+        f"are exact one passage at a time; {kept['all'].sum()} of them stay exact in everything tried. {bound}A "
+        "margin that was enough is a maximum over what was seen: more passages, or another machine, can only raise it."
+    )
+
+
+def show_accuracy(page: Page) -> Exhibit:
+    """What decodes exactly, by teacher-forced accuracy."""
+    crams = of_kind(page.results, "cram")
+    solved = crams[(crams["recipe"] == "paper") & (crams["accuracy"] == 1)]
+    right = solved["correct_teacher"] == solved["length"] - 1
+    caption = (
+        f"**Of {len(solved)} crams that the paper's protocol counts as solved, {solved['exact'].sum()} decode "
+        f"exactly.** The kept vector of {right.sum()} of them is right on every token: the protocol keeps the vector "
+        f"after the step that followed the best one, and that step can spoil it. Table: all {len(crams)} crams of "
+        f"{words.spelled(crams['length'])} tokens, by the share of tokens that the kept vector has right, "
+        "teacher-forced; what greedy decoding gives back is counted up to the first error, as a share of the passage, "
+        "mean ± sample standard deviation over crams. Token 0 is given where the recipe gives it. "
+        f"{words.setting(crams)}. {words.cost(crams)}."
+    )
+    return Exhibit(caption, accuracy_and_exactness(crams))
+
+
+def show_settings(page: Page) -> Exhibit:
+    """What survives each setting."""
+    change = page.summary.groupby("coarse")["change"].max().map(words.figures)
+    scored = page.chosen[page.chosen["recipe"] != "paper"]
+    free = (scored["correct_greedy"] == scored["length"]).sum()
+    caption = (
+        f"**Outside 16 bits the greatest change of any margin is {change[False]} logits; in 16 bits it is "
+        f"{change[True]}.** Each setting against one passage at a time in one pass, float32, attention sdpa, "
+        f"{SETTINGS[FIRST].threads} threads. *Vectors exact*: of those exact there. *Tokens undone*: of those right "
+        "there, in whatever vector. *First error*: median over vectors that fail. In float64 the norms still compute "
+        "in float32. *Vector in bfloat16*: only the vector is rounded, the model computes in float32. Before they "
+        f"were stored, {free} of the {len(scored)} vectors here that score token 0 had also been decoded freely, "
+        f"alone and token by token. {page.counted}, {len(_first(page.gaps)):,} tokens. {page.setting}. "
+        f"{words.cost(page.chosen)}."
+    )
+    return Exhibit(caption, settings_table(page.summary))
+
+
+def show_margins(page: Page) -> Exhibit:
+    """How large margins are, and by how much they change."""
+    once = _first(page.gaps)["reference"]
+    caption = (
+        f"**Half of all tokens win by more than {once[once > 0].median():.1f} logits; the margin of a passage is that "
+        "of its weakest.** Left: share of tokens right, and of passages exact, whose margin is below the value. "
+        "Right: one mark a token and class of settings, at its margin and the greatest change of it; a mark above the "
+        f"line can lose its token, one below cannot. Changes of exactly 0 are left out. {page.counted}. "
+        f"{page.setting}."
+    )
+    return Exhibit(caption, margins_and_changes_figure(page.gaps))
+
+
+def show_kernel(page: Page) -> Exhibit:
+    """What the attention kernel does by itself, in 32 and in 16 bits."""
+    half = page.gaps[page.gaps["setting"].str.startswith("all in bfloat16")]
+    single, kernel = page.summary.loc["eager attention"], settings(against(half, "all in bfloat16")).iloc[1]
+    failed = kernel["vectors"] - kernel["exact"]
+    return Exhibit(
+        "Does the kernel matter by itself? In float32, changing sdpa for eager undoes "
+        f"{single['vectors'] - single['exact']} of {single['vectors']} exact vectors. Of the {kernel['vectors']} "
+        f"vectors that happen to be exact in bfloat16 with sdpa, {failed} {'is' if failed == 1 else 'are'} not with "
+        f"eager, where margins change by up to {words.figures(kernel['change'])} logits. All of these vectors were "
+        "found in float32, and were never asked to hold in another format."
+    )
+
+
+def show_cut_price(page: Page) -> Exhibit:
+    """What is left of horizons cut to a margin."""
+    half = page.price.index[page.price["left"] < 0.5]
+    finding = (
+        f"Cutting afterwards for a margin of {half.min():g} logits costs more than half of the tokens"
+        if len(half)
+        else "No margin tried costs half of the tokens"
+    )
+    caption = (
+        f"**{finding}.** What is left of exact horizons when each is cut to the longest prefix with at least that "
+        "margin; mean share over vectors with its 95 % bootstrap interval. Computed one passage at a time. Exact "
+        f"horizons within {words.budgets(page.plain)} a passage, "
+        f"{', '.join(f'{n} {source}' for source, n in page.plain['source'].value_counts().items())}; {page.setting}."
+    )
+    return Exhibit(caption, cut_price_table(page.price))
+
+
+def show_asked(page: Page) -> Exhibit:
+    """What horizons asked to win by a margin cost and hold."""
+    runs = page.asked
+    most = runs[runs["asked"] == runs["asked"].max()]
+    caption = (
+        f"**Asked for from the start, a margin of {most['asked'].iloc[0]:g} leaves {most['left'].mean():.0%} of the "
+        "tokens.** Horizons of the same passages with the same budget, that differ only in the margin at which a "
+        "token counts as won; tokens are mean ± sample standard deviation, differences are passage by passage with a "
+        "95 % bootstrap interval; *left* is the mean share. The other columns: vectors exact over their whole horizon "
+        f"in all settings of 32 and 64 bits, and in each of 16 bits. {words.budgets(runs)} a passage, "
+        f"{runs['passage'].nunique()} passages. {words.setting(runs)}. {words.cost(runs)}."
+    )
+    return Exhibit(caption, asked_table(runs, page.gaps))
+
+
+def show_margin_bought(page: Page) -> Exhibit:
+    """What a margin buys and costs, cut afterwards and asked for."""
+    caption = (
+        "**Safety against tokens.** Left: vectors cut to the longest prefix with at least that margin, share of these "
+        "prefixes that are exact in each setting; blue, in all of 32 and 64 bits at once. Vectors of which nothing is "
+        "left are not counted. Right: tokens left, mean and 95 % bootstrap interval over passages, cut afterwards, "
+        f"and asked for from the start (against the least margin asked, {page.asked['asked'].min():g}, so that one is "
+        f"at 100 % by definition). Left: {page.counted}. {page.setting}."
+    )
+    return Exhibit(caption, margin_bought_figure(cut(page.gaps, page.margins), page.price, page.asked))
+
+
+def show_claim(page: Page) -> Exhibit:
+    """Whether exact means exact here."""
+    kept, fine, n = page.kept, page.summary[~page.summary["coarse"]], len(page.kept)
+    survived, every, least = kept["fine"].sum(), kept["all"].sum(), kept["margin"].min()
+    largest = page.asked["asked"].max()
+    if page.safe > largest:
+        return Exhibit(
+            f"For this model, on this machine, exact means exact as long as numbers have 32 bits: {survived} of {n} "
+            f"vectors gave the same tokens in every one of {len(fine) - 1} other ways, with margins down to "
+            f"{least:.2g} logits, where rounding moved a margin by at most {words.figures(fine['change'].max())}. The "
+            f"recipe asks for {page.asked['asked'].min():g}. In 16 bits it is another matter: {every} of {n} survive "
+            f"everything, and tokens with margins of up to {page.safe:.2g} logits were undone, more than the "
+            f"{largest:g} that was asked for at most."
+        )
+    return Exhibit(
+        f"For this model, on this machine, {survived} of {n} vectors gave the same tokens in every way tried in 32 "
+        f"and 64 bits, with margins down to {least:.2g} logits. In 16 bits {every} of {n} survive everything, and the "
+        f"largest margin undone was {page.safe:.2g} logits."
+    )
+
+
+def glue_numbers(page: Page) -> None:
+    """What other pages quote."""
+    kept, n = page.kept, len(page.kept)
+    glue(
+        lossless_fine=f"{kept['fine'].sum()} of {n}",
+        lossless_coarse=f"{kept['all'].sum()} of {n}",
+        lossless_margin=f"{page.safe or kept['margin'].min():.2g}",
+    )

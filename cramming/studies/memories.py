@@ -1,18 +1,28 @@
-"""Several vectors, and other memories than vectors."""
+"""One interface, several memories: mem vectors, keys and values, and proto-tokens with as many floats each."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from cramming import metrics
+from cramming.decode import reading_seconds
+from cramming.memories import MEMORIES, sized
+from cramming.models import FrozenLM
 from cramming.recipes import RECIPES, Recipe, changed_fields
-from cramming.results.rows import of_kind
+from cramming.results import sweep
+from cramming.results.rows import device_name, of_kind
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
 
 # What a passage is crammed into, as a page calls it, and with the number of its parts.
 LABELS = {
@@ -20,6 +30,47 @@ LABELS = {
     "prefix": ("keys and values", "keys and values in {} layer"),
     "proto": ("proto-tokens", "{} proto-token"),
 }
+
+
+class Page(AnyPage):
+    """The runs of all memories, and those that chose their recipes.
+
+    Args:
+        scale: Name of the plan, or its path.
+        read_tokens: Tokens that each memory is timed reading, where they are said one by one.
+    """
+
+    def __init__(self, scale: str, read_tokens: int) -> None:
+        super().__init__("memories", scale)
+        self.read_tokens = read_tokens
+        self.tuning = sweep.results(scale, "memories_tuning")
+        self.shown.append((scale, self.tuning))
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """From `cramming.memories.sized`, of the page's runs."""
+        return sized(self.results, self.vectors)
+
+    @cached_property
+    def held(self) -> pd.DataFrame:
+        """From `summary`."""
+        return summary(self.runs)
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights and machine, for captions."""
+        return f"{words.setting(self.results)}; {device_name(self.lm.device)}, {self.results['dtype'].iloc[0]}"
+
+    @cached_property
+    def counted(self) -> str:
+        """Passages by source, for captions."""
+        passages = self.runs.drop_duplicates("passage")["source"].value_counts()
+        return ", ".join(f"{n} {source}" for source, n in passages.items())
+
+    @cached_property
+    def budget(self) -> str:
+        """What each passage could spend, for captions."""
+        return f"{words.budgets(self.results)} a passage"
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -31,9 +82,9 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a memory and number of its parts, by floats: floats, memory, parts, n, mean, sd, low, high (exact
         horizon, tokens, with its 95 % bootstrap interval), tokens_each (per 1,000 floats), late (tokens won in the
-        last quarter of the token passes, mean), token_passes, steps and cpu_seconds (means), more, more_low, more_high
-        (horizon less that of as many floats in mem vectors on the same passages, mean with its interval; nan if there
-        are none such).
+        last quarter of the token passes, mean), steps and cpu_seconds (means), more, more_low, more_high (horizon
+        less that of as many floats in mem vectors on the same passages, mean with its interval; nan if there are none
+        such).
 
     Raises:
         CrammingError: If there is no run of kind horizon.
@@ -58,7 +109,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
                 "parts": parts,
                 **metrics.horizon_summary(some["length"]),
                 "tokens_each": 1000 * some["length"].mean() / floats,
-                **some[["late", "token_passes", "steps", "cpu_seconds"]].mean(),
+                **some[["late", "steps", "cpu_seconds"]].mean(),
                 "more": more.mean() if known else np.nan,
                 "more_low": low,
                 "more_high": high,
@@ -67,13 +118,34 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def readings(lm: FrozenLM, runs: pd.DataFrame, vectors: Mapping[str, torch.Tensor], most: int) -> pd.DataFrame:
+    """Read each memory once: at most so many tokens where they are said one by one, else the whole horizon.
+
+    Args:
+        lm: The frozen model.
+        runs: From `cramming.memories.sized`.
+        vectors: What the store keeps for them, by key.
+        most: Tokens.
+
+    Returns:
+        The runs that hold any token, with the columns tokens (read back) and seconds (of the processor).
+    """
+    runs = runs[runs["length"] > 0]
+    tokens, seconds = [], []
+    for run in runs.itertuples():
+        memory = MEMORIES[run.memory]
+        tokens.append(run.length if memory.one_pass else min(run.length, most))
+        seconds.append(reading_seconds(lm, vectors[run.key], tokens[-1], memory=memory, repeats=1))
+    return runs.assign(tokens=tokens, seconds=seconds)
+
+
 def memory_in_words(memory: str, parts: int) -> str:
     """Such as ``keys and values in 3 layers``."""
     return LABELS[memory][1].format(parts) + ("s" if parts > 1 else "")
 
 
 def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`memories` as a page shows it: one row a memory and number of floats."""
+    """`summary` as a page shows it: one row a memory and number of floats."""
     rows = {
         (f"{row.floats:,}", memory_in_words(row.memory, row.parts)): {
             "passages": row.n,
@@ -92,7 +164,7 @@ def seconds(frame: pd.DataFrame, read: pd.DataFrame) -> pd.DataFrame:
     """Processor seconds to make a memory and to read it back, one row a memory and number of floats.
 
     Args:
-        frame: From `memories`.
+        frame: From `summary`.
         read: Columns memory, n_vectors, tokens (read back), seconds; one row a reading.
     """
     rows = {}
@@ -116,20 +188,13 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     """
     base, rows = RECIPES["horizon"].model_dump(exclude={"name", "memory", "max_token_passes"}), []
     for (memory, parts, text), some in of_kind(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
-        how = Recipe.model_validate_json(str(text)).model_dump()
+        change = changed_fields(base, Recipe.model_validate_json(str(text)).model_dump())
         loss = np.mean([losses[-1] for losses in some["trace_loss"]])
-        rows.append(
-            (memory_in_words(memory, parts), changed_fields(base, how), len(some), some["length"].mean(), loss)
-        )
-    names = ["memory", "recipe", "passages", "horizon", "loss"]
-    tried = pd.DataFrame(rows, columns=names).sort_values(["memory", "horizon", "loss"], ascending=[True, False, True])
-    return pd.DataFrame(
-        {
-            "passages": tried["passages"],
-            "exact horizon, tokens": tried["horizon"].map("{:.1f}".format),
-            "loss at the end, nats": tried["loss"].map("{:.1f}".format),
-        }
-    ).set_index(pd.MultiIndex.from_frame(tried[["memory", "recipe"]]))
+        rows.append((memory_in_words(memory, parts), change, len(some), some["length"].mean(), loss))
+    which, numbers = ["memory", "recipe"], ["exact horizon, tokens", "loss at the end, nats"]
+    tried = pd.DataFrame(rows, columns=[*which, "passages", *numbers])
+    tried = tried.sort_values(["memory", *numbers], ascending=[True, False, True]).set_index(which)
+    return tried.assign(**tried[numbers].map("{:.1f}".format))
 
 
 @styled
@@ -159,3 +224,83 @@ def summary_figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     axis.set_ylim(0, None)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=3, borderaxespad=0.2)
     return figure
+
+
+def show_answer(page: Page) -> Exhibit:
+    """What the memories hold that have as many floats."""
+    said = ""
+    for floats, some in page.held.groupby("floats"):
+        if len(set(some["memory"])) > 1:
+            each = (
+                f"{memory_in_words(row.memory, row.parts)}: {row.mean:.1f} tokens ({row.low:.1f} to {row.high:.1f})"
+                for row in some.itertuples()
+            )
+            said += f"**With {floats:,} floats:** {'; '.join(each)}. "
+    return Exhibit(
+        f"{said}Mean exact horizons within {page.budget}, with 95 % bootstrap intervals over n = "
+        f"{page.held['n'].min()} passages ({page.counted})."
+    )
+
+
+def show_figure(page: Page) -> Exhibit:
+    """Tokens against floats."""
+    most = page.held.loc[page.held["mean"].idxmax()]
+    caption = (
+        f"**Most tokens: {most['mean']:.1f}, in {memory_in_words(most['memory'], most['parts'])} ({most['floats']:,} "
+        "floats).** Exact horizon in tokens against the floats trained for a passage. Large marks: means over "
+        "passages with 95 % bootstrap intervals; small marks: passages. Marks at equal floats stand side by side. "
+        f"{page.setting}; {page.counted}, the same for each memory; {page.budget}. {words.cost(page.results)}."
+    )
+    return Exhibit(caption, summary_figure(page.held, page.runs))
+
+
+def show_table(page: Page) -> Exhibit:
+    """The same in numbers, and what the budget cut off."""
+    caption = (
+        "**What each memory holds.** *Against as many vectors*: horizon less that of mem vectors with as many floats, "
+        "mean over the same passages with its 95 % bootstrap interval. *Won in the last quarter*: exact tokens won "
+        "during the last quarter of the token passes; where that is much, the budget ended the run and not the "
+        f"memory. {page.setting}; {page.counted}, within {page.budget}."
+    )
+    return Exhibit(caption, summary_table(page.held))
+
+
+def show_seconds(page: Page) -> Exhibit:
+    """Making and reading, timed."""
+    read = readings(page.lm, page.runs, page.vectors, page.read_tokens)
+    caption = (
+        "**Seconds of processor time.** To make: mean over passages, from the store; to read: measured while this "
+        f"page ran, median over passages, of up to {page.read_tokens} tokens each where tokens are said one by one "
+        "and of the whole horizon where they are said in one pass. Processor time sums over threads, so with two of "
+        f"them a clock shows about half of it. {page.setting}; {page.counted}."
+    )
+    return Exhibit(caption, seconds(page.held, read))
+
+
+def show_tuning(page: Page) -> Exhibit:
+    """Recipes tried on other passages."""
+    tried = tuning(sized(page.tuning, page.vectors))
+    caption = (
+        f"**Recipes tried: {len(tried)}.** Changes against the recipe `horizon`; exact horizon and loss are means "
+        "over passages, the loss over the tokens under optimisation when the run ended. Numbers of keys and values "
+        f"are in units of what noise in the input gives in that layer. {page.setting}; {words.budgets(page.tuning)} a "
+        "passage, on none of the passages above."
+    )
+    return Exhibit(caption, tried)
+
+
+def show_verdicts(page: Page) -> Exhibit:
+    """Each memory against as many floats in mem vectors."""
+    said = ""
+    for row in page.held.dropna(subset=["more"]).itertuples():
+        clear = row.more_low * row.more_high > 0
+        verdict = ("more" if row.more > 0 else "fewer") if clear else "neither clearly more nor clearly fewer"
+        said += (
+            f"{memory_in_words(row.memory, row.parts).capitalize()} hold {verdict} than as many floats in mem "
+            f"vectors: {row.more:+.1f} tokens ({row.more_low:+.1f} to {row.more_high:+.1f}, n = {row.n}). "
+        )
+    late = page.held["late"]
+    return Exhibit(
+        f"{said}In the last quarter of their budgets the memories still won {late.min():.1f} to {late.max():.1f} "
+        "tokens on average."
+    )

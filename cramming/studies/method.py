@@ -1,6 +1,8 @@
-"""Figures: one function each, a tidy frame in, a matplotlib figure out. The style is here and nowhere else."""
+"""One passage, one vector: the method, from a text to the text decoded again."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,8 +10,48 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from cramming.engine import Cram
+from cramming.decode import Certificate, certify, greedy
+from cramming.engine import Cram, cram
+from cramming.models import load
+from cramming.recipes import recipe
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit
+from cramming.texts import from_text, passages
+
+
+class Page:
+    """A model, a passage, and the vector that makes the model say it.
+
+    Args:
+        model: See `cramming.models.load`.
+        text: What the passage is taken from; empty: the first passage of the source.
+        source: See `cramming.texts.passages`.
+        length: Tokens of the passage.
+        recipe: See `cramming.recipes.recipe`.
+        seed: Of the passages, and of the noise that mem starts from.
+    """
+
+    def __init__(self, model: str, *, text: str, source: str, length: int, recipe: str, seed: int) -> None:
+        self.lm, self.recipe, self.seed = load(model), recipe, seed
+        if text:
+            self.passage = from_text(text, self.lm.tokenizer, length=length)
+        else:
+            [self.passage] = passages(source, self.lm.tokenizer, n=1, length=length, seed=seed)
+
+    @cached_property
+    def run(self) -> Cram:
+        """The passage, crammed."""
+        return cram(self.lm, [self.passage], recipe(self.recipe), seed=self.seed)[0]
+
+    @cached_property
+    def decoded(self) -> torch.Tensor:
+        """What the model says from the vector alone: token ids, shape (L,)."""
+        return greedy(self.lm, self.run.mem, len(self.passage))[0]
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Whether the passage comes back in each of three ways, and by what margin."""
+        return certify(self.lm, self.run.mem, self.passage.token_ids)
 
 
 @styled
@@ -54,3 +96,52 @@ def mem_numbers_figure(mem: torch.Tensor, embeddings: torch.Tensor) -> Figure:
     right.margins(y=0.3)
     right.legend()
     return figure
+
+
+def show_passage(page: Page) -> Exhibit:
+    """What is crammed into what."""
+    from IPython.display import Markdown
+
+    passage = Markdown(  # type: ignore[no-untyped-call]
+        f"**The passage** ({page.passage.id}, {len(page.passage)} tokens):\n\n> {page.passage.text.strip()}"
+    )
+    return Exhibit(f"**The model**: {page.lm.provenance}. One mem vector is {page.lm.width} numbers.", passage)
+
+
+def show_progress(page: Page) -> Exhibit:
+    """How the cram went."""
+    run = page.run
+    caption = (
+        f"**{run.correct.sum()} of {run.length} tokens right after {run.steps} steps.** Left: mean cross-entropy of "
+        "the passage in nats a token, on a log scale. Right: tokens that are the argmax given the true tokens before "
+        f"them. {page.lm.name}, {page.passage.id}, n = 1 passage, recipe {page.recipe}; {run.cpu_seconds:.0f} "
+        f"processor seconds, {run.token_passes:,} token passes."
+    )
+    return Exhibit(caption, cram_progress_figure(run))
+
+
+def show_decoded(page: Page) -> Exhibit:
+    """What the model says from the vector alone."""
+    said = str(page.lm.tokenizer.decode(page.decoded)).strip()
+    return Exhibit(f"**Decoded from the vector alone:**\n\n> {said}")
+
+
+def show_margin(page: Page) -> Exhibit:
+    """By how much the certificate holds."""
+    found = page.certificate
+    first = "none" if found.greedy_correct == found.length else found.greedy_correct
+    return Exhibit(f"Margin: {found.margin:.3f} logits. First error of free decoding: {first}.")
+
+
+def show_numbers(page: Page) -> Exhibit:
+    """What the numbers of the vector look like, beside those of token embeddings."""
+    lm, mem = page.lm, page.run.mem[0]
+    embeddings: torch.Tensor = lm.model.get_input_embeddings().weight  # type: ignore[assignment]
+    rms, table_rms = mem.square().mean().sqrt(), embeddings.square().mean().sqrt()
+    caption = (
+        f"**To the eye, the mem vector is noise.** Left: its {lm.width} numbers in order, in units of their root mean "
+        f"square. Right: their distribution beside that of all {lm.vocab_size:,} token embeddings, each in its own "
+        f"unit. The scale differs: root mean square {rms:,.0f} for the mem vector, {table_rms:.2f} for the "
+        f"embeddings. {lm.name}, {page.passage.id}, n = 1."
+    )
+    return Exhibit(caption, mem_numbers_figure(mem, embeddings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from cramming.files import inside, read_json
 from cramming.models import FrozenLM
 from cramming.paths import ESTIMATES
 from cramming.recipes import Recipe
+from cramming.results.rows import crammed, device_name
 from cramming.results.traces import exact_curve
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, marks_by_source, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
 WINDOW = 64  # tokens that are read, from the first on
@@ -41,9 +45,67 @@ FEATURES = {
     "highest": "highest surprisal, nats",
     "opening": f"mean surprisal up to token {OPENING}, nats",
 }
+TARGETS = ("horizon", "steps")
+MEAN, SURPRISAL, ALL, OWN = (
+    "the mean of the others",
+    "mean surprisal",
+    f"all {len(FEATURES)} features",
+    "the mean of its own source",
+)
 
 
-TARGETS = {"horizon": "exact horizon, tokens", "steps": "steps to the first tokens"}
+class Page(AnyPage):
+    """Crams of one recipe, and what is forecast of each from the others.
+
+    Args:
+        scale: Name of the plan, or its path.
+        window: Tokens of each passage that are read; less where a passage has less.
+        first: The steps are those until so many tokens were exact; less where a horizon is shorter.
+        level: Nominal coverage of the intervals.
+    """
+
+    def __init__(self, scale: str, window: int, first: int, level: float) -> None:
+        super().__init__("predict", scale)
+        runs = self.results.query("length >= 1")
+        self.crams, self.others = of_one_recipe(runs)
+        self.window, self.level = min(window, int(runs["offered"].min())), level
+        self.first = min(first, int(self.crams["length"].min()))
+        self.labels = {"horizon": "exact horizon, tokens", "steps": f"steps to the first {self.first} tokens"}
+
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """From `samples`, of all crams."""
+        return samples(self.lm, self.crams, window=self.window, first=self.first)
+
+    @cached_property
+    def frames(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """From `left_out`, one passage left out, by target and by what it is forecast from."""
+        ways: dict[str, dict[str, Any]] = {
+            MEAN: {"columns": []},
+            SURPRISAL: {"columns": ["surprisal"]},
+            ALL: {},
+            OWN: {"columns": [], "within": True},
+        }
+        return {
+            target: {name: left_out(self.known, target, level=self.level, **how) for name, how in ways.items()}
+            for target in TARGETS
+        }
+
+    @cached_property
+    def summaries(self) -> dict[str, pd.DataFrame]:
+        """From `forecast_summary`, by target."""
+        return {target: forecast_summary(some) for target, some in self.frames.items()}
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights, number of mem vectors, device and number format, for captions."""
+        return f"{words.setting(self.crams)}; {device_name(self.lm.device)}, {self.crams['dtype'].iloc[0]}"
+
+    @cached_property
+    def counted(self) -> str:
+        """Passages by source, for captions."""
+        counts = self.crams["source"].value_counts(sort=False)
+        return ", ".join(f"{n} {source}" for source, n in counts.items())
 
 
 @torch.no_grad()
@@ -224,6 +286,41 @@ class _Ridge:
         return self.mean + (x - self.centre) / self.scale @ self.slopes
 
 
+def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How far forecasts are off, one row a way of making them; the first is what the others are held against.
+
+    Args:
+        frames: From `cramming.studies.predict.left_out`, of one target, by what to call them.
+
+    Returns:
+        Index way; columns n (passages), error (mean absolute), better, low, high (by how much less than that of the
+        first way on the same passages, with its 95 % bootstrap interval), r2 (share of the squared error of the first
+        way, in logarithms, that is gone), covered, covered_low, covered_high (share of truths in their interval, with
+        the same), width (median of the interval's upper over its lower end).
+    """
+    base, rows = next(iter(frames.values())), {}
+    for name, frame in frames.items():
+        same = base.loc[frame.index]
+        gained = (same["predicted"] - same["truth"]).abs() - (frame["predicted"] - frame["truth"]).abs()
+        squares = [((np.log(some["predicted"]) - np.log(some["truth"])) ** 2).sum() for some in (frame, same)]
+        (low, high), (covered_low, covered_high) = (
+            metrics.bootstrap_ci(values) for values in (gained, frame["inside"].astype(float))
+        )
+        rows[name] = {
+            "n": len(frame),
+            "error": (frame["predicted"] - frame["truth"]).abs().mean(),
+            "better": gained.mean(),
+            "low": low,
+            "high": high,
+            "r2": 1 - squares[0] / squares[1] if squares[1] > 0 else np.nan,
+            "covered": frame["inside"].mean(),
+            "covered_low": covered_low,
+            "covered_high": covered_high,
+            "width": (frame["high"] / frame["low"].clip(lower=1e-9)).median(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("forecast from")
+
+
 def write(lm: FrozenLM, results: pd.DataFrame, folder: Path = ESTIMATES, **options: int) -> Path:
     """Store what `estimate` needs of a model: the passages known, with their features, as JSON that people can read.
 
@@ -304,41 +401,6 @@ def estimate(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: floa
     return pd.concat(parts).set_axis(pd.Index(TARGETS, name="target"))
 
 
-def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How far forecasts are off, one row a way of making them; the first is what the others are held against.
-
-    Args:
-        frames: From `cramming.studies.predict.left_out`, of one target, by what to call them.
-
-    Returns:
-        Index way; columns n (passages), error (mean absolute), better, low, high (by how much less than that of the
-        first way on the same passages, with its 95 % bootstrap interval), r2 (share of the squared error of the first
-        way, in logarithms, that is gone), covered, covered_low, covered_high (share of truths in their interval, with
-        the same), width (median of the interval's upper over its lower end).
-    """
-    base, rows = next(iter(frames.values())), {}
-    for name, frame in frames.items():
-        same = base.loc[frame.index]
-        gained = (same["predicted"] - same["truth"]).abs() - (frame["predicted"] - frame["truth"]).abs()
-        squares = [((np.log(some["predicted"]) - np.log(some["truth"])) ** 2).sum() for some in (frame, same)]
-        (low, high), (covered_low, covered_high) = (
-            metrics.bootstrap_ci(values) for values in (gained, frame["inside"].astype(float))
-        )
-        rows[name] = {
-            "n": len(frame),
-            "error": (frame["predicted"] - frame["truth"]).abs().mean(),
-            "better": gained.mean(),
-            "low": low,
-            "high": high,
-            "r2": 1 - squares[0] / squares[1] if squares[1] > 0 else np.nan,
-            "covered": frame["inside"].mean(),
-            "covered_low": covered_low,
-            "covered_high": covered_high,
-            "width": (frame["high"] / frame["low"].clip(lower=1e-9)).median(),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("forecast from")
-
-
 def forecast_table(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`forecast_summary` of several targets as a page shows it.
 
@@ -381,3 +443,121 @@ def forecasts_figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
             side.set_minor_locator(NullLocator())
     axes[0, 0].legend(fontsize="small", loc="upper left")
     return figure
+
+
+def show_answer(page: Page) -> Exhibit:
+    """How far one forward pass tells what a cram comes to."""
+    (mean, full, own), (steps_mean, steps, _) = (
+        page.summaries[target].loc[[MEAN, ALL, OWN]].itertuples() for target in TARGETS
+    )
+    beats = full.low > 0
+    return Exhibit(
+        f"**{'A little' if beats else 'Hardly'}: from one forward pass the horizon of a passage is predicted to "
+        f"within {full.error:.1f} tokens on average, and the mean of the other passages "
+        f"{'is off by' if beats else 'does about as well with'} {mean.error:.1f}** (difference {full.better:.2f} "
+        f"tokens, 95 % interval {full.low:.2f} to {full.high:.2f}; n = {full.n:.0f} passages, each predicted from the "
+        f"others). The mean of passages of the same source, which takes no reading at all, is off by {own.error:.1f}. "
+        f"Steps to the first {page.first} tokens are predicted to within {steps.error:.0f}, where the mean of the "
+        f"others is off by {steps_mean.error:.0f}. The {page.level:.0%} interval holds the true horizon of "
+        f"{full.covered:.0%} of the passages, and the true steps of {steps.covered:.0%}, none of which had a part in "
+        "it."
+    )
+
+
+def show_errors(page: Page) -> Exhibit:
+    """How far forecasts are off, by what they are made from."""
+    one, full = page.summaries["horizon"].loc[[SURPRISAL, ALL]].itertuples()
+    caption = (
+        f"**All features together take {full.better:.2f} tokens off the mean error of the horizon ({full.low:.2f} to "
+        f"{full.high:.2f}), mean surprisal alone {one.better:.2f} ({one.low:.2f} to {one.high:.2f}).** Passages left "
+        "out, one at a time. *Less than the first*: by how much the mean absolute error is below that of the mean of "
+        "the others, in tokens or steps, with its 95 % bootstrap interval. *Variance told*: share of the squared "
+        "error in logarithms that is gone; below 0, the prediction is worse than the mean. *Truth in the interval*: "
+        f"nominal {page.level:.0%}, with its 95 % bootstrap interval. The mean of its own source takes no reading at "
+        f"all, only knowing what kind of text it is. Features from the first {page.window} tokens. {page.setting}; "
+        f"{page.counted} passages, within {words.budgets(page.crams)} a passage. {words.cost(page.crams)}."
+    )
+    return Exhibit(caption, forecast_table({page.labels[target]: some for target, some in page.summaries.items()}))
+
+
+def show_forecasts(page: Page) -> Exhibit:
+    """Forecast and truth of each passage."""
+    held = page.frames["horizon"][ALL]
+    shares = ", ".join(
+        f"{share:.0%} for {source}" for source, share in held.groupby("source")["inside"].mean().items()
+    )
+    caption = (
+        f"**Horizons go from {held['truth'].min():.0f} to {held['truth'].max():.0f} tokens, their forecasts from "
+        f"{held['predicted'].min():.0f} to {held['predicted'].max():.0f}.** One mark a passage, predicted from the "
+        f"others; thin lines: its {page.level:.0%} interval; dashed: truth as forecast. Inside their interval lie, of "
+        f"the horizons, {shares}. Both axes on log scale. Features from the first {page.window} tokens. "
+        f"{page.setting}; {page.counted} passages, within {words.budgets(page.crams)} a passage."
+    )
+    return Exhibit(caption, forecasts_figure({page.labels[target]: some[ALL] for target, some in page.frames.items()}))
+
+
+def show_other_sources(page: Page) -> Exhibit:
+    """Each source, forecast from the other ones."""
+    sources = page.crams["source"].unique()
+    if len(sources) < 2:
+        return Exhibit(f"All passages are of {sources[0]}: there is no other source to forecast them from.")
+    summaries = {}
+    for target in TARGETS:
+        moved = {
+            name: left_out(page.known, target, columns, by="source", level=page.level)
+            for name, columns in ((MEAN, []), (ALL, list(FEATURES)))
+        }
+        for source in sources:
+            some = {name: frame[frame["source"] == source] for name, frame in moved.items()}
+            summaries[f"{page.labels[target]}: {source} from the others"] = forecast_summary(some)
+    least = min(summaries, key=lambda name: summaries[name].loc[ALL, "covered"])
+    caption = (
+        f"**The least coverage is {summaries[least].loc[ALL, 'covered']:.0%}, for {least}.** As in the table above, "
+        "but all passages of a source are left out together, and the first line of each pair is the mean of the other "
+        f"sources. Features from the first {page.window} tokens. {page.setting}; within {words.budgets(page.crams)} a "
+        "passage."
+    )
+    return Exhibit(caption, forecast_table(summaries))
+
+
+def show_other_budget(page: Page) -> Exhibit:
+    """What passages came to with another budget, against the forecast."""
+    again = page.others[page.others["passage"].isin(page.known["passage"])]
+    if again.empty:
+        return Exhibit("No passage was crammed with another budget at this scale.")
+    both = again[["passage", "length"]].merge(page.frames["horizon"][ALL], on="passage")
+    long, order = both["length"], both[["predicted", "truth", "length"]].rank().corr()["length"]
+    return Exhibit(
+        f"{len(both)} of the passages were crammed a second time with {words.budgets(again)}. They got "
+        f"{long.mean():.0f} tokens far in the mean, where the forecast, made for {words.budgets(page.crams)} and "
+        f"without these passages, says {both['predicted'].mean():.0f}: "
+        f"{long.between(both['low'], both['high']).mean():.0%} of the new horizons lie in the interval. Does the "
+        f"order carry over? The rank correlation of the forecast with the new horizon is {order['predicted']:.2f}, "
+        f"that of the first horizon with the new one {order['truth']:.2f}. An estimate holds for the budget it was "
+        "made with, and for no other."
+    )
+
+
+def show_estimate(page: Page) -> Exhibit:
+    """What is forecast of the first passage from what is stored of the model."""
+    if not (ESTIMATES / f"{page.lm.name}.json").is_file():
+        return Exhibit(f"No estimates are stored for {page.lm.name}.")
+    stored = read(page.lm.name)
+    [passage] = crammed(page.crams.iloc[:1], page.lm, tokens=stored["window"])
+    lines = [
+        f"{row.Index}: {row.predicted:.0f} ({row.low:.0f} to {row.high:.0f}); it came to "
+        f"{page.known[row.Index].iloc[0]:.0f}"
+        for row in estimate(page.lm, passage, stored).itertuples()
+    ]
+    return Exhibit(f"{passage.id}: " + "; ".join(lines) + ".")
+
+
+def glue_numbers(page: Page) -> None:
+    """Hand what other pages quote to them."""
+    mean, full = page.summaries["horizon"].loc[[MEAN, ALL]].itertuples()
+    glue(
+        predict_error=f"{full.error:.1f}",
+        predict_mean_error=f"{mean.error:.1f}",
+        predict_covered=f"{full.covered:.0%}",
+        n_predict=f"{full.n:.0f}",
+    )

@@ -1,7 +1,7 @@
 """Scale on paper: what a plan needs on GPUs in hours, dollars, memory and files, before anything is rented.
 
-Nothing here runs a model larger than the one at hand. Operations come from `cramming.sweep.estimate`, peak rates from
-datasheets; the share of the peak that a step reaches is assumed, as a range.
+Nothing here runs a model larger than the one at hand. Operations come from `cramming.results.estimate`, peak rates in
+bfloat16 from datasheets; the share of the peak that a step reaches is assumed, as a range.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +21,81 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from cramming.engine import HEAD_ROWS, score
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
-from cramming.paths import PAPER
+from cramming.paths import BENCHMARKS, PAPER
+from cramming.recipes import recipe
 from cramming.results import estimate
-from cramming.results.plans import Plan
+from cramming.results.estimate import large, spend
+from cramming.results.plans import Plan, load_plan
 from cramming.results.store import SCHEMA, Store, run_key
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
 
 BYTES = {"float32": 4, "bfloat16": 2}
 GB = 1e9
 FLOAT32 = 4  # bytes of what is kept in float32 whatever the format of the weights
+USABLE = 0.9  # share of a device's memory that a step may take; the rest is for kernels and what fragments
+SMALL, MIDDLE, BIG = "Llama-3.2-1B", "Llama-3.1-8B", "Llama-3.1-70B"  # of the three, `MIDDLE` is in the paper's grid
 
 
-def devices(prices: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Devices by name, from data/paper/devices.csv.
+class Page(AnyPage):
+    """A plan put on GPUs, by the price of an exact token in other runs.
 
     Args:
-        prices: Dollars an hour to put in place of those assumed there.
-
-    Returns:
-        Index device; columns memory_gb, bfloat16_ops and float32_ops (peak operations a second, dense), bandwidth_gbs
-        (of the memory), link_gbs (between devices, both directions), dollars_per_hour (assumed), source, date.
-
-    Raises:
-        CrammingError: If a price is given for a device that is not there.
+        scale: Name of the plan whose runs give that price, or its path.
+        page: The page of that plan whose runs they are.
+        grid: Name of the plan to put on GPUs.
+        device: For tables of one device, a name from data/paper/devices.csv.
+        prices: See `devices`.
+        utilisation: Least and greatest share of the peak rate that a step reaches.
+        passages: Crammed at once, for memory.
+        length: Tokens of a passage, for memory and for many passages.
     """
-    frame = pd.read_csv(PAPER / "devices.csv", dtype={"dollars_per_hour": float}).set_index("device")
-    for name, price in (prices or {}).items():
-        if name not in frame.index:
-            raise CrammingError(f"device {name!r} is not in devices.csv: use one of {', '.join(frame.index)}")
-        frame.loc[name, "dollars_per_hour"] = price
-    return frame
+
+    def __init__(
+        self,
+        scale: str,
+        page: str,
+        grid: str,
+        *,
+        device: str,
+        prices: Mapping[str, float],
+        utilisation: tuple[float, float],
+        passages: int,
+        length: int,
+    ) -> None:
+        super().__init__(page, scale)
+        self.device, self.utilisation, self.passages, self.length = device, utilisation, passages, length
+        self.ours = self.results[self.results["recipe"] == "horizon"]
+        self.benchmark = pd.read_parquet(BENCHMARKS / "step_cost.parquet")
+        self.steps = estimate.step_cost(self.benchmark)
+        self.summary = estimate.systems_summary(estimate.systems(self.results), self.steps)
+        self.ratio = float(self.summary.loc["paper", "passes_ratio"])
+        self.devices, self.shapes, self.grid = devices(prices), shapes(), load_plan(grid)
+        self.one = self.devices.loc[device]
+
+    @cached_property
+    def work(self) -> pd.DataFrame:
+        """From `by_model`, of the whole grid."""
+        return by_model(self.grid, estimate.estimate(self.grid), passages=self.passages)
+
+    @cached_property
+    def bills(self) -> pd.DataFrame:
+        """From `bill`, of the whole grid, by device."""
+        return bill(self.work["operations"].sum(), self.devices, self.utilisation, self.ratio).set_index("device")
+
+    @cached_property
+    def memory(self) -> dict[str, pd.DataFrame]:
+        """From `memory_steps`, by model."""
+        return {
+            name: memory_steps(self.shapes[name], passages=self.passages, length=self.length)
+            for name in (SMALL, MIDDLE, BIG)
+        }
 
 
 @dataclass(frozen=True)
@@ -209,32 +249,31 @@ def at_once(parts: Mapping[str, float]) -> float:
     return sum(value for name, value in parts.items() if name != "keys_values")
 
 
-def ways_needed(memory_gb: float, shape: Shape, *, usable: float = 0.9, **how: Any) -> int | None:
+def ways_needed(memory_gb: float, shape: Shape, **how: Any) -> int | None:
     """Least number of devices, a power of two up to the heads of keys and values, on which a step fits.
 
     Args:
-        memory_gb: Of a device.
+        memory_gb: Of a device; a step may take `USABLE` of it.
         shape: Of the model.
-        usable: Share of the memory that the step may take; the rest is for kernels and what fragments.
         how: As for `memory`.
 
     Returns:
         The number; None if not even the most devices do.
     """
     for ways in (2**i for i in range(int(math.log2(shape.kv_heads)) + 1)):
-        if at_once(memory(shape, ways=ways, **how)) <= usable * memory_gb * GB:
+        if at_once(memory(shape, ways=ways, **how)) <= USABLE * memory_gb * GB:
             return ways
     return None
 
 
-def talk_share(shape: Shape, device: pd.Series, ways: int, utilisation: float, dtype: str = "bfloat16") -> float:
+def talk_share(shape: Shape, device: pd.Series, ways: int, utilisation: float) -> float:
     """Seconds that devices exchange hidden states, over seconds they compute, when they share each layer.
 
     Attention and feed-forward part end in a sum over devices, forward and backward: four a layer. Summed in a ring, a
     device sends and receives 2 (n - 1) / n times the hidden state each time, over half the link each way.
     """
-    sent = 4 * shape.layers * shape.width * _bytes(dtype) * 2 * (ways - 1) / ways
-    computed = 4 * shape.weights / ways / (device[f"{dtype}_ops"] * utilisation)
+    sent = 4 * shape.layers * shape.width * BYTES["bfloat16"] * 2 * (ways - 1) / ways
+    computed = 4 * shape.weights / ways / (device["bfloat16_ops"] * utilisation)
     return float(sent / (device["link_gbs"] / 2 * GB) / computed)
 
 
@@ -247,7 +286,34 @@ def attention_share(shape: Shape, length: int) -> float:
     return 6 * length * shape.layers * shape.heads * shape.head_size / (4 * shape.weights)
 
 
-def hours(operations: ArrayLike, peak: float, utilisation: float) -> Any:
+def _bytes(dtype: str) -> int:
+    if dtype not in BYTES:
+        raise CrammingError(f"dtype {dtype!r} has no size here: use one of {', '.join(BYTES)}")
+    return BYTES[dtype]
+
+
+def devices(prices: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Devices by name, from data/paper/devices.csv.
+
+    Args:
+        prices: Dollars an hour to put in place of those assumed there.
+
+    Returns:
+        Index device; columns memory_gb, bfloat16_ops and float32_ops (peak operations a second, dense), bandwidth_gbs
+        (of the memory), link_gbs (between devices, both directions), dollars_per_hour (assumed), source, date.
+
+    Raises:
+        CrammingError: If a price is given for a device that is not there.
+    """
+    frame = pd.read_csv(PAPER / "devices.csv", dtype={"dollars_per_hour": float}).set_index("device")
+    for name, price in (prices or {}).items():
+        if name not in frame.index:
+            raise CrammingError(f"device {name!r} is not in devices.csv: use one of {', '.join(frame.index)}")
+        frame.loc[name, "dollars_per_hour"] = price
+    return frame
+
+
+def hours(operations: float, peak: float, utilisation: float) -> float:
     """Hours of a device: operations over the rate it sustains.
 
     Raises:
@@ -255,41 +321,34 @@ def hours(operations: ArrayLike, peak: float, utilisation: float) -> Any:
     """
     if not 0 < utilisation <= 1:
         raise CrammingError(f"utilisation is {utilisation}: a share of the peak above 0, at most 1, is expected")
-    return np.asarray(operations) / (peak * utilisation) / 3600
+    return operations / (peak * utilisation) / 3600
 
 
-def by_model(plan: Plan, estimate: pd.DataFrame, *, passages: int, dtype: str = "bfloat16") -> pd.DataFrame:
+def by_model(plan: Plan, estimate: pd.DataFrame, *, passages: int) -> pd.DataFrame:
     """What the paper's part of a plan takes, model by model.
 
     Args:
         plan: With the paper's runs under recipe paper.
         estimate: `cramming.results.estimate.estimate` of it.
         passages: Crammed at once, for the memory.
-        dtype: Number format.
 
     Returns:
-        One row a model: model, parameters, runs, tokens, token_passes and operations (at most), longest (tokens),
-        memory_gb (of a step at the longest length with one mem vector; NaN for a model without a shape here).
+        One row a model: model, parameters, runs, token_passes and operations (at most), longest (tokens), memory_gb
+        (of a step at the longest length with one mem vector; NaN for a model without a shape here).
     """
     theirs = estimate[estimate["recipe"] == "paper"]
-    sums = theirs.groupby("model", sort=False)[["runs", "tokens", "token_passes", "operations"]].sum().reset_index()
-    known, longest, memories = shapes(), [], []
+    sums = theirs.groupby("model", sort=False)[["runs", "token_passes", "operations"]].sum().reset_index()
+    known, rows = shapes(), []
     for name in sums["model"]:
-        runs = [e for e in plan.on(name) if e.recipe == "paper"]
-        longest.append(max(length for e in runs if e.n_vectors == 1 for length in e.lengths))
-        bytes_ = (
-            at_once(memory(known[name], passages=passages, length=longest[-1], dtype=dtype))
-            if name in known
-            else math.nan
-        )
-        memories.append(bytes_ / GB)
-    parameters = sums["operations"] / sums["token_passes"] / 4
-    return sums.assign(parameters=parameters, longest=longest, memory_gb=memories)
+        runs = [e for e in plan.on(name) if e.recipe == "paper" and e.n_vectors == 1]
+        longest = max(length for e in runs for length in e.lengths)
+        step = memory(known[name], passages=passages, length=longest) if name in known else None
+        rows.append((longest, at_once(step) / GB if step else math.nan))
+    sums[["longest", "memory_gb"]] = pd.DataFrame(rows)
+    return sums.assign(parameters=sums["operations"] / sums["token_passes"] / 4)
 
 
-def bill(
-    operations: float, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float, dtype: str = "bfloat16"
-) -> pd.DataFrame:
+def bill(operations: float, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
     """What so many operations take on each device, by the paper's recipe and by ours.
 
     Args:
@@ -297,7 +356,6 @@ def bill(
         some: From `devices`.
         utilisation: Least and greatest share of the peak.
         ratio: Token passes per exact token by the paper's recipe over those by ours.
-        dtype: Number format.
 
     Returns:
         One row a device: device, hours and dollars (each _low at the greater utilisation, _high at the less), and the
@@ -305,15 +363,12 @@ def bill(
     """
     rows = []
     for name, device in some.iterrows():
-        ends = {
-            end: float(hours(operations, device[f"{dtype}_ops"], share))
-            for end, share in (("high", utilisation[0]), ("low", utilisation[1]))
-        }
         row: dict[str, Any] = {"device": name}
-        for who, over in (("", 1.0), ("ours_", ratio)):
-            for end, value in ends.items():
-                row[f"{who}hours_{end}"] = value / over
-                row[f"{who}dollars_{end}"] = value / over * device["dollars_per_hour"]
+        for end, share in zip(("high", "low"), utilisation, strict=True):
+            taken = hours(operations, device["bfloat16_ops"], share)
+            for who, over in (("", 1.0), ("ours_", ratio)):
+                row[f"{who}hours_{end}"] = taken / over
+                row[f"{who}dollars_{end}"] = taken / over * device["dollars_per_hour"]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -324,7 +379,6 @@ def passages_bill(
     shape: Shape,
     device: pd.Series,
     utilisation: tuple[float, float],
-    dtype: str = "bfloat16",
 ) -> pd.DataFrame:
     """What so many passages take, one run each.
 
@@ -334,7 +388,6 @@ def passages_bill(
         shape: Of the model.
         device: A row of `devices`.
         utilisation: Least and greatest share of the peak.
-        dtype: Number format.
 
     Returns:
         One row a count and run: passages, what, hours_low, hours_high, dollars_low, dollars_high, days_1, days_8 and
@@ -345,7 +398,7 @@ def passages_bill(
     for n in counts:
         for what, passes in token_passes.items():
             operations = 4 * shape.weights * passes * n
-            high, low = (float(hours(operations, device[f"{dtype}_ops"], share)) for share in utilisation)
+            high, low = (hours(operations, device["bfloat16_ops"], share) for share in utilisation)
             price = device["dollars_per_hour"]
             rows.append(
                 {"passages": n, "what": what, "hours_low": low, "hours_high": high}
@@ -357,8 +410,8 @@ def passages_bill(
     return pd.DataFrame(rows)
 
 
-def memory_steps(shape: Shape, *, passages: int, length: int, dtype: str = "bfloat16") -> pd.DataFrame:
-    """The memory of a step as one thing after the other is done about it.
+def memory_steps(shape: Shape, *, passages: int, length: int) -> pd.DataFrame:
+    """The memory of a step in bfloat16 as one thing after the other is done about it.
 
     Returns:
         One row a step: what, the parts of `memory` in GB, total (without keys_values), operations (a parameter and
@@ -372,7 +425,7 @@ def memory_steps(shape: Shape, *, passages: int, length: int, dtype: str = "bflo
     ]
     rows = []
     for what, how in ways:
-        parts = memory(shape, length=length, dtype=dtype, **how)
+        parts = memory(shape, length=length, **how)
         row = {"what": what} | {name: value / GB for name, value in parts.items()}
         rows.append(row | {"total": at_once(parts) / GB, "operations": 6 if how["checkpoint"] else 4} | how)
     return pd.DataFrame(rows)
@@ -437,9 +490,8 @@ def _made_up(i: int, length: int) -> dict[str, Any]:
         kind = str(field.type)
         if kind.startswith("list"):
             noise = generator.random(length) * 100
-            row[field.name] = (
-                (noise > 50).tolist() if "bool" in kind else noise.astype("f4" if "float" in kind else int)
-            )
+            as_held = noise.astype("f4" if "float" in kind else int)
+            row[field.name] = (noise > 50).tolist() if "bool" in kind else as_held
         else:
             row[field.name] = {"string": f"{field.name} {i}", "int64": i, "double": float(i), "bool": True}[kind]
     return row | {"key": run_key({"made up": i})}
@@ -454,12 +506,6 @@ def _seconds(work: Callable[[], object]) -> float:
         return time.perf_counter() - start
 
     return min(once() for _ in range(3))
-
-
-def _bytes(dtype: str) -> int:
-    if dtype not in BYTES:
-        raise CrammingError(f"dtype {dtype!r} has no size here: use one of {', '.join(BYTES)}")
-    return BYTES[dtype]
 
 
 def executors(frame: pd.DataFrame) -> pd.DataFrame:
@@ -485,18 +531,8 @@ def executors(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """`executors` for the page."""
-    return pd.DataFrame(
-        {
-            "token passes a second": summary["rate"].map("{:.0f}".format),
-            "of serial": [words.within(row.ratio, row.low, row.high, 2) for row in summary.itertuples()],
-        }
-    ).rename_axis("executor")
-
-
 def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.studies.scale.devices` as a page shows them."""
+    """`devices` as a page shows them."""
     return pd.DataFrame(
         {
             "memory, GB": frame["memory_gb"],
@@ -509,19 +545,14 @@ def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def devices_sources(frame: pd.DataFrame) -> str:
-    """Where the numbers of `cramming.studies.scale.devices` come from, for captions."""
-    return "; ".join(f"{name}: {source}" for name, source in frame["source"].items())
-
-
 def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
     """The paper's grid model by model, with hours of one device and dollars.
 
     Args:
-        grid: From `cramming.studies.scale.by_model`.
-        some: From `cramming.studies.scale.devices`, one row.
+        grid: From `by_model`.
+        some: From `devices`, one row.
         utilisation: Least and greatest share of the peak.
-        ratio: As in `cramming.studies.scale.bill`.
+        ratio: As in `bill`.
     """
     total = grid[["runs", "token_passes", "operations"]].sum()
     rows = [*grid.to_dict("records"), {"model": "all", **total}]
@@ -532,67 +563,77 @@ def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float,
             "token passes, at most": [f"{row['token_passes']:.2g}" for row in rows],
             "operations, at most": [f"{row['operations']:.2g}" for row in rows],
             "longest, tokens": [f"{row['longest']:,}" if "longest" in row else "" for row in rows],
-            "memory, GB": [estimate.large(row.get("memory_gb", np.nan)) for row in rows],
-            "hours": [estimate.spend(bill["hours_low"], bill["hours_high"]) for bill in bills],
-            "dollars": [estimate.spend(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
-            "hours, our recipe": [estimate.spend(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
+            "memory, GB": [large(row.get("memory_gb", np.nan)) for row in rows],
+            "hours": [spend(bill["hours_low"], bill["hours_high"]) for bill in bills],
+            "dollars": [spend(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
+            "hours, our recipe": [spend(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
         }
     )
     return shown.set_index(pd.Index([row["model"] for row in rows], name="model"))
 
 
 def bill_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.studies.scale.bill` as a page shows it."""
+    """`bill` as a page shows it."""
     shown = {}
     for who, said in (("", "paper's recipe"), ("ours_", "ours")):
         for unit in ("hours", "dollars"):
             low, high = frame[f"{who}{unit}_low"], frame[f"{who}{unit}_high"]
-            shown[f"{unit}, {said}"] = [estimate.spend(*ends) for ends in zip(low, high, strict=True)]
+            shown[f"{unit}, {said}"] = [spend(*ends) for ends in zip(low, high, strict=True)]
     return pd.DataFrame(shown, index=pd.Index(frame["device"]))
 
 
 def passages_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.studies.scale.passages_bill` as a page shows it, with what gives way first and what to do."""
+    """`passages_bill` as a page shows it, with what gives way first and what to do."""
     shown = pd.DataFrame(
         {
             "run": frame["what"],
-            "device hours": [estimate.spend(r.hours_low, r.hours_high) for r in frame.itertuples()],
-            "dollars": [estimate.spend(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
-            **{f"days on {d}": frame[f"days_{d}"].map(estimate.large) for d in (1, 8, 64)},
+            "device hours": [spend(r.hours_low, r.hours_high) for r in frame.itertuples()],
+            "dollars": [spend(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
+            **{f"days on {d}": frame[f"days_{d}"].map(large) for d in (1, 8, 64)},
             "files": frame["files"].map("{:,}".format),
-            "vectors, GB": frame["vectors_gb"].map(estimate.large),
+            "vectors, GB": frame["vectors_gb"].map(large),
             "what gives way": [_gives_way(r) for _, r in frame.iterrows()],
         }
     )
     return shown.set_index(pd.Index(frame["passages"].map("{:,}".format), name="passages"))
 
 
-def _gives_way(row: pd.Series, days: float = 7, files: int = 10_000) -> str:
+def _gives_way(row: pd.Series) -> str:
     """What of a bill is too much for a week on so many devices, or for one folder."""
-    fits = [d for d in (1, 8, 64) if row[f"days_{d}"] <= days]
+    fits = [d for d in (1, 8, 64) if row[f"days_{d}"] <= 7]
     said = []
     if not fits:
         said.append("64 devices are not enough for a week: fewer passages, or a smaller budget")
     elif fits[0] > 1:
         said.append(f"one device: --part i/{fits[0]} on {fits[0]}")
-    if row["files"] > files:
+    if row["files"] > 10_000:
         said.append("files in one folder: one store a part, --compact after each")
     return "; ".join(said) or "nothing"
 
 
 def memory_table(frame: pd.DataFrame, needed: Mapping[str, list[int | None]]) -> pd.DataFrame:
-    """`cramming.studies.scale.memory_steps` as a page shows it.
+    """`memory_steps` as a page shows it.
 
     Args:
         frame: From there.
         needed: Of each device, how many hold the step, row by row.
     """
     parts = ["weights", "activations", "logits", "total"]
-    shown = {f"{part}, GB": frame[part].map(estimate.large).to_list() for part in parts}
-    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(estimate.large).to_list()}
+    shown = {f"{part}, GB": frame[part].map(large).to_list() for part in parts}
+    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(large).to_list()}
     shown |= {"operations": [f"{n} a parameter" for n in frame["operations"]]}
     shown |= {f"{name}, number": [n or "more than 8" for n in numbers] for name, numbers in needed.items()}
     return pd.DataFrame(shown, index=pd.Index(frame["what"], name="a step"))
+
+
+def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """`executors` as a page shows it."""
+    return pd.DataFrame(
+        {
+            "token passes a second": summary["rate"].map("{:.0f}".format),
+            "of serial": [words.within(row.ratio, row.low, row.high, 2) for row in summary.itertuples()],
+        }
+    ).rename_axis("executor")
 
 
 @styled
@@ -600,7 +641,7 @@ def memory_steps_figure(frames: Mapping[str, pd.DataFrame], limits: Mapping[str,
     """Memory of a step by part, as one thing after the other is done about it: one panel a model.
 
     Args:
-        frames: `cramming.studies.scale.memory_steps` by model.
+        frames: `memory_steps` by model.
         limits: Memory of what a step may run on, in GB, by name.
     """
     figure, axes = plt.subplots(1, len(frames), figsize=(3.4 * len(frames), 4.2), squeeze=False)
@@ -625,3 +666,176 @@ def memory_steps_figure(frames: Mapping[str, pd.DataFrame], limits: Mapping[str,
     axes[0][0].set(ylabel="memory of a step, GB")
     axes[0][0].legend(fontsize="x-small", loc="upper right")
     return figure
+
+
+def show_devices(page: Page) -> Exhibit:
+    """What goes in: devices, their prices, and what an exact token costs."""
+    shares, (slow, fast) = page.steps.loc[page.steps["what"] == "passages", "share"], page.utilisation
+    sources = "; ".join(f"{name}: {source}" for name, source in page.devices["source"].items())
+    passes = page.summary["passes"]
+    caption = (
+        f"**Four devices; the prices are assumptions.** Rates are dense, from these sources: {sources}. Of the rate "
+        f"of a large matrix product our steps reached {shares.min():.0%} to {shares.max():.0%} on a CPU, by how many "
+        f"passages go together; that is a lead, not a measurement of a GPU, so {slow:.0%} to {fast:.0%} of the peak "
+        f"is taken. An exact token cost {passes['paper']:,.0f} token passes by the paper's protocol and "
+        f"{passes['horizon']:,.0f} by our recipe: {page.ratio:.1f} times. {page.setting}; {page.summary['n'].min()} "
+        f"passages, ours with {words.budgets(page.ours)} each."
+    )
+    return Exhibit(caption, devices_table(page.devices))
+
+
+def show_grid(page: Page) -> Exhibit:
+    """The grid model by model, on one device."""
+    work, ends, (slow, fast) = page.work, page.bills.loc[page.device], page.utilisation
+    largest = work.loc[work["operations"].idxmax()]
+    caption = (
+        f"**The paper's grid takes at most {spend(ends['hours_low'], ends['hours_high'])} hours of one {page.device}; "
+        f"{largest['operations'] / work['operations'].sum():.0%} of it is {largest['model']}.** "
+        f"{work['runs'].sum():,} runs, {work['token_passes'].sum():.2g} token passes at most: as if no run were "
+        f"solved before its {recipe('paper').max_steps:,} steps. Hours at {fast:.0%} to {slow:.0%} of the bfloat16 "
+        f"peak. Memory: a step of {page.passages} passages of the longest length with one mem vector, head in parts, "
+        f"nothing checkpointed; Mamba keeps other things and is left out. Last column: hours over {page.ratio:.1f}."
+    )
+    return Exhibit(caption, grid_table(work, page.devices.loc[[page.device]], page.utilisation, page.ratio))
+
+
+def show_bills(page: Page) -> Exhibit:
+    """The whole grid on each device."""
+    cheapest, needed = page.bills["dollars_high"].idxmin(), page.work["memory_gb"].dropna()
+    ends, too_much = page.bills.loc[cheapest], needed > USABLE * page.devices.loc[cheapest, "memory_gb"]
+    caption = (
+        f"**The whole grid costs at most {spend(ends['dollars_low'], ends['dollars_high'])} dollars on the cheapest "
+        f"device, {cheapest}.** Its order follows from assumed prices. {too_much.sum()} of {len(needed)} models do "
+        f"not fit on it at {page.passages} passages and the longest length; they need fewer at once, or checkpoints. "
+        f"Attention proper is not counted: {attention_share(page.shapes[MIDDLE], 2560):.0%} more for {MIDDLE} at "
+        "2,560 tokens."
+    )
+    return Exhibit(caption, bill_table(page.bills.reset_index()))
+
+
+def show_memory_check(page: Page) -> Exhibit:
+    """The formula of memory against what autograd keeps of the model at hand."""
+    lm, passages, length = page.lm, 16, 64
+    parts = memory(shape_of(lm), passages=passages, length=length, dtype=page.plan.dtype)
+    found, whole = measured_kept(lm, passages, length), at_once(parts)
+    measured = page.benchmark[(page.benchmark["what"] == "memory") & (page.benchmark["model"] == lm.name)]
+    peak = measured["peak_bytes"].max()
+    shown = {
+        "weights, formula": parts["weights"],
+        "kept for the backward pass, formula": parts["activations"],
+        "kept for the backward pass, counted": found,
+        "logits in parts, formula": parts["logits"],
+        "all of a step, formula": whole,
+        "peak of the process, stored benchmark": peak,
+    }
+    caption = (
+        f"**The formula is {abs(parts['activations'] / found - 1):.1%} off what autograd keeps.** {lm.name} "
+        f"({lm.provenance}), {passages} passages of {length} tokens, {page.plan.dtype}. The process as a whole took "
+        f"{peak / whole:.1f} times as much as weights, activations and logits: Python and its libraries, loading, and "
+        "what the allocator does not give back are in its peak."
+    )
+    return Exhibit(caption, (pd.DataFrame({"GB": shown}) / GB).map("{:.3f}".format))
+
+
+def show_memory_steps(page: Page) -> Exhibit:
+    """Memory of a step, and what is done about it."""
+    gb, total = page.one["memory_gb"], page.memory[MIDDLE].set_index("what")["total"]
+    caption = (
+        f"**Activations, not weights, break first: {MIDDLE} needs {total['all logits at once']:.0f} GB a step as it "
+        f"comes, {total['and checkpointed']:.0f} GB with checkpoints.** Memory of a step of {page.passages} passages "
+        f"of {page.length:,} tokens in bfloat16 by part, one mem vector; bars from left to right: one thing more done "
+        f"each. Dashed: {page.device}. Arithmetic, not measured."
+    )
+    return Exhibit(caption, memory_steps_figure(page.memory, {page.device: gb, f"8 x {page.device}": 8 * gb}))
+
+
+def show_passages(page: Page) -> Exhibit:
+    """What ten, a thousand, a hundred thousand passages take."""
+    steps, slow = recipe("paper").max_steps or 0, page.utilisation[0]
+    budget = max(e.resolved().max_token_passes or 0 for e in page.grid.on(MIDDLE) if e.kind == "horizon")
+    jobs = {f"the paper's recipe, {page.length:,} tokens": steps * page.length, "our horizon, as planned": budget}
+    many = passages_bill((10, 1_000, 100_000), jobs, page.shapes[MIDDLE], page.one, page.utilisation)
+    most = many[many["passages"] == 100_000]
+    caption = (
+        f"**A hundred thousand passages take {spend(most['hours_low'].min(), most['hours_high'].max())} hours of one "
+        f"{page.device}.** {MIDDLE} in bfloat16, one run a passage, one mem vector, at most: {steps:,} steps, or "
+        f"{budget:,} token passes. Days of wall time at {slow:.0%} of the peak; a run does not divide, so devices "
+        "beyond the number of passages are idle. Files before merging, two a run. Gives way: more than a week, or "
+        "more than 10,000 files in a folder."
+    )
+    return Exhibit(caption, passages_table(many))
+
+
+def show_store_speed(page: Page) -> Exhibit:
+    """What reading and merging a store of many runs takes on this machine."""
+    speeds = pd.DataFrame([store_speed(runs, page.length, 4096) for runs in (20, 80)]).set_index("runs")
+    most = speeds.iloc[-1] * 100  # per 1,000 runs, for 100,000
+    caption = (
+        f"**Reading 100,000 unmerged runs would take {most['read']:,.0f} s here, merging them {most['merge_gb']:,.0f} "
+        "GB of Python objects.** Per 1,000 runs, the shortest of three as this page was made on a shared machine, on "
+        f"made-up rows of {page.length:,} tokens in a temporary store; extrapolated in proportion. Once merged, "
+        f"reading takes {most['read_merged']:,.0f} s, and the rows themselves are {most['gb']:,.1f} GB."
+    )
+    shown = {"read": "read, s", "merge_gb": "merge, GB", "read_merged": "read merged, s", "gb": "files, GB"}
+    return Exhibit(caption, speeds.rename(columns=shown).map("{:.2g}".format))
+
+
+def show_executors(page: Page) -> Exhibit:
+    """What workers gain on two cores."""
+    workers = pd.read_parquet(BENCHMARKS / "executors.parquet")
+    rates, first = executors(workers), workers.iloc[0]
+    said = ", ".join(f"{row.ratio:.2f} times as fast with {name}" for name, row in rates.drop("serial").iterrows())
+    caption = (
+        f"**Two cores, one machine: {said}.** {first['workers']} workers of {first['threads']} thread against one "
+        f"process of {first['workers'] * first['threads']} threads, starting them and loading the model included. "
+        f"{first['model']} ({first['provenance']}), {first['runs']} passages of {first['tokens']} tokens in batches "
+        f"of {first['batch']}, {first['steps']} steps each: {first['token_passes']:,} token passes; medians of "
+        f"{rates['rounds'].max()} rounds, in brackets the least and the greatest. {first['device']}; "
+        f"{first['versions']}. Both cores are at work either way. What workers are for is several devices, and none "
+        "of those was here."
+    )
+    return Exhibit(caption, executors_table(rates))
+
+
+def show_seventy_billion(page: Page) -> Exhibit:
+    """On how many devices a step of 70 billion parameters fits."""
+    shape, steps = page.shapes[BIG], page.memory[BIG]
+    tried = steps[["passages", "head_rows", "checkpoint"]].astype(object).where(steps.notna(), None).to_dict("records")
+    needed = {
+        name: [ways_needed(gb, shape, length=page.length, **how) for how in tried]
+        for name, gb in page.devices["memory_gb"].items()
+    }
+    without, checkpointed = (n or "more than 8" for n in needed[page.device][1:3])
+    caption = (
+        f"**The weights alone are {steps['weights'].iloc[0]:.0f} GB; with checkpoints {checkpointed} {page.device} "
+        f"hold a step of {page.passages} passages, without them {without}.** {shape.layers} layers of width "
+        f"{shape.width:,}, {shape.heads} heads ({shape.kv_heads} of keys and values), feed-forward {shape.ffn:,}, "
+        f"{shape.weights / 1e9:.1f} billion parameters, bfloat16, {page.passages} passages of {page.length:,} tokens "
+        "unless stated. A device gives nine tenths of its memory; numbers of devices are powers of two up to the "
+        "heads of keys and values. Checkpointed layer inputs are not shared but lie on every device. Optimiser and "
+        "mem do not matter."
+    )
+    return Exhibit(caption, memory_table(steps, needed))
+
+
+def show_ways_out(page: Page) -> Exhibit:
+    """What to do about 70 billion parameters."""
+    shape, fast = page.shapes[BIG], page.utilisation[1]
+    slowest = page.devices["link_gbs"].idxmin()
+    talk, slow_talk = (talk_share(shape, page.devices.loc[name], 8, fast) for name in (page.device, slowest))
+    dense, thin = (kept(shape, checkpoint=checkpoint) / 1e6 for checkpoint in (False, True))
+    apart = padding(page.ours["length"].tolist(), page.passages)
+    return Exhibit(
+        "- **Tensor-parallel frozen model.** Heads and feed-forward part of each layer go over 8 devices: "
+        f"{2 * shape.weights / 8 / 1e9:.1f} GB of weights on each. Each layer ends in four sums over devices; at "
+        f"{fast:.0%} of the peak of {page.device} they take {talk:.0%} of the time that the computing takes, unless "
+        f"both overlap. On devices without a fast link ({slowest}) it is {slow_talk:.1f} times the computing.\n"
+        f"- **Activation checkpointing.** {dense:.1f} MB a position become {thin:.2f} MB: {dense / thin:.0f} times "
+        f"less. The price is one more forward pass, 6 operations a parameter in place of 4: {6 / 4 - 1:.0%} more "
+        "time. Smaller batches cost nothing as long as a step has enough positions to fill the device.\n"
+        f"- **Sequence packing.** Exact prefixes differ in length: of our {len(page.ours)} horizons, in batches of "
+        f"{page.passages}, {apart:.0%} of the positions would be padding. Packed end to end, as the engine does, they "
+        "are not computed. Where all passages have one length, as in the paper's grid, packing buys nothing.\n"
+        f"- **Keys and values** of decoding all {page.passages} passages at once are "
+        f"{page.memory[BIG]['keys_values'].iloc[0]:.1f} GB, and only while vectors are certified."
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,21 +13,86 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
+from cramming import metrics, sphere
 from cramming.decode import teacher_forced
 from cramming.engine import first_mem, score
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
-from cramming.sphere import onto_sphere
+from cramming.results.rows import crammed
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
 ROWS = 16  # sequences that go through the network together
 GOLDEN = (math.sqrt(5) - 1) / 2
 FINE = 201  # points that the length of a way is measured with
+DEALS = 10_000  # of texts to vectors at random
+
+
+class Page(AnyPage):
+    """The runs that can be compared, their vectors, and the ways between them."""
+
+    def __init__(self, scale: str, points: int, pairs_a_text: int, bend_steps: int) -> None:
+        super().__init__("solutions", scale)
+        self.points, self.bend_steps = points, bend_steps
+        self.runs = solutions(self.results)
+        self.passages, self.texts = crammed(self.runs, self.lm), self.runs["passage"].tolist()
+        self.directions = sphere.onto_sphere(torch.cat([self.vectors[key] for key in self.runs["key"]]))
+        (self.radius,) = {Recipe.model_validate_json(text).radius for text in self.runs["recipe_json"]}
+        self.without = (self.runs["correct_without"] / self.runs["length"]).mean()
+        self.within, self.between = pairs_within(self.texts, pairs_a_text), pairs_between(self.texts)
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, runs, passages and seeds, for captions."""
+        runs = self.runs
+        exact = "all exact" if runs["exact"].all() else f"{runs['exact'].sum()} of them exact"
+        return (
+            f"{words.setting(runs)}; {len(runs)} of {len(self.results)} runs, {exact}: {runs['passage'].nunique()} "
+            f"passages of {runs['length'].max()} tokens ({', '.join(sorted(runs['source'].unique()))}), "
+            f"{runs['seed'].nunique()} seeds"
+        )
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """From `similarity`, of all vectors."""
+        return similarity(self.directions, self.texts)
+
+    @cached_property
+    def by_text(self) -> pd.DataFrame:
+        """From `similarity_by_text`."""
+        return similarity_by_text(self.pairs)
+
+    def line(self, pairs: Sequence[tuple[int, int]], end: int = 0, **how: Any) -> pd.DataFrame:
+        """From `walk`: straight between pairs of vectors, looking for the passages of the first ends, or the last."""
+        passages, ends = [self.passages[pair[end]] for pair in pairs], self.directions[torch.tensor(pairs)]
+        return walk(self.lm, passages, ends, self.radius, **{"count": self.points, **how})
+
+    @cached_property
+    def lines(self) -> dict[str, pd.DataFrame]:
+        """The straight lines from a vector, by what to call them."""
+        return {
+            "to another vector of the text": self.line(self.within),
+            "to a vector of another text": self.line(self.between),
+            "from a vector of another text": self.line(self.between, end=1),
+        }
+
+    @cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """One pair of vectors a text: the straight line between them, and the curve."""
+        once = pairs_within(self.texts, 1)
+        passages, ends = [self.passages[i] for i, _ in once], self.directions[torch.tensor(once)]
+        controls = bend(self.lm, passages, ends, self.radius, steps=self.bend_steps)
+        straight = self.lines["to another vector of the text"]
+        return {
+            "straight line": straight[straight["way"].isin([self.within.index(pair) for pair in once])],
+            "trained curve": walk(self.lm, passages, controls, self.radius, count=self.points),
+        }
 
 
 def solutions(results: pd.DataFrame) -> pd.DataFrame:
@@ -42,8 +109,8 @@ def solutions(results: pd.DataFrame) -> pd.DataFrame:
         if (some["passage"].value_counts() >= 2).sum() >= 2:
             return some.reset_index(drop=True)
     raise CrammingError(
-        f"{len(runs)} runs of {runs['passage'].nunique()} passages cannot be compared: "
-        "give at least 2 passages with 2 runs each"
+        f"{len(runs)} runs of {runs['passage'].nunique()} passages cannot be compared: give at least 2 passages with "
+        "2 runs each"
     )
 
 
@@ -63,7 +130,7 @@ def similarity(directions: torch.Tensor, texts: Sequence[str]) -> pd.DataFrame:
     """
     if len(texts) != len(directions):
         raise CrammingError(f"{len(directions)} vectors and {len(texts)} texts: give one text a vector")
-    unit, names = _unit(directions), np.asarray(texts, dtype=object)
+    points, names = sphere.unit(directions.double()).cpu().numpy(), np.asarray(texts, dtype=object)
     first, second = np.triu_indices(len(names), 1)
     return pd.DataFrame(
         {
@@ -72,7 +139,7 @@ def similarity(directions: torch.Tensor, texts: Sequence[str]) -> pd.DataFrame:
             "text": names[first],
             "other": names[second],
             "same": names[first] == names[second],
-            "cosine": (unit @ unit.T)[first, second],
+            "cosine": (points @ points.T)[first, second],
         }
     )
 
@@ -90,7 +157,7 @@ def similarity_by_text(pairs: pd.DataFrame) -> pd.DataFrame:
     return means.assign(more=means["within"] - means["between"]).dropna()
 
 
-def similarity_by_chance(pairs: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> float:
+def similarity_by_chance(pairs: pd.DataFrame, *, draws: int = DEALS, seed: int = 0) -> float:
     """How often vectors of one text come out as alike as they are when texts are dealt to vectors at random.
 
     A permutation test, one-sided: the share of deals whose mean cosine within a text is at least the one seen, the
@@ -116,7 +183,7 @@ def variance_between(directions: torch.Tensor, texts: Sequence[str]) -> tuple[fl
     Returns:
         That share, and the one to expect of vectors that know nothing of their texts: (texts - 1) / (n - 1).
     """
-    points = pd.DataFrame(onto_sphere(directions.double()).cpu().numpy())
+    points = pd.DataFrame(sphere.onto_sphere(directions.double()).cpu().numpy())
     means = points.groupby(np.asarray(texts, dtype=object)).transform("mean")
     share = ((means - points.mean()) ** 2).to_numpy().sum() / ((points - points.mean()) ** 2).to_numpy().sum()
     return float(share), (len(set(texts)) - 1) / (len(points) - 1)
@@ -162,7 +229,7 @@ def from_start(
         first_mem(lm, passage, Recipe.model_validate_json(row.recipe_json), 1, row.seed)[0]
         for row, passage in zip(results.itertuples(), passages, strict=True)
     ]
-    return (_unit(torch.stack(starts)) * _unit(directions)).sum(1)
+    return cosine_similarity(torch.stack(starts).cpu().double(), directions.cpu().double()).numpy()
 
 
 def pairs_within(texts: Sequence[str], most: int) -> list[tuple[int, int]]:
@@ -209,8 +276,7 @@ def ways(controls: torch.Tensor, count: int) -> tuple[torch.Tensor, NDArray[np.f
     fine = fine.expand(len(controls), -1)
     points = _bezier(controls.double().cpu(), fine)
     points = points / points.norm(dim=2, keepdim=True)
-    chords = points.diff(dim=1).norm(dim=2)
-    angles = torch.rad2deg(2 * torch.asin((chords / 2).clamp(max=1)))
+    angles = sphere.chord_degrees(points.diff(dim=1).norm(dim=2))
     gone = np.pad(angles.cumsum(1).numpy(), ((0, 0), (1, 0)))
     t = np.stack([np.interp(np.linspace(0, each[-1], count), each, fine[0].numpy()) for each in gone])
     return _bezier(controls, torch.from_numpy(t).to(controls)), t, gone[:, -1]
@@ -244,7 +310,7 @@ def walk(
     points, t, lengths = ways(controls, count)
     shares, parts = np.linspace(0, 1, count), []
     for way, passage in enumerate(passages):
-        mem = (onto_sphere(points[way]) if on_sphere else points[way])[:, None] * radius
+        mem = (sphere.onto_sphere(points[way]) if on_sphere else points[way])[:, None] * radius
         tokens = torch.tensor(passage.token_ids, device=lm.device)
         scored = [teacher_forced(lm, some, tokens.expand(len(some), -1)) for some in mem.split(ROWS)]
         nats, gaps = (torch.cat(values) for values in zip(*scored, strict=True))
@@ -309,10 +375,35 @@ def bend(
         adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
         t = (first + step * GOLDEN) % 1
         points = _bezier(torch.stack([ends[:, 0], middle, ends[:, 1]], 1), t)[:, 0]
-        loss, _, _ = score(lm, (onto_sphere(points) * radius)[:, None], tokens, weights)
+        loss, _, _ = score(lm, (sphere.onto_sphere(points) * radius)[:, None], tokens, weights)
         (middle.grad,) = torch.autograd.grad(loss, middle)
         adam.step()
     return torch.stack([ends[:, 0], middle.detach(), ends[:, 1]], 1)
+
+
+def ways_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What comes out along each way between two vectors, summed up.
+
+    Args:
+        frame: From `cramming.studies.solutions.walk`.
+
+    Returns:
+        Index way; columns degrees (length), ends, middle, worst, mean (share of tokens right at the two ends, at the
+        point next to half of the way, at the worst point, over all points), exact (share of points with every token
+        right).
+    """
+    rows = {}
+    for way, some in frame.groupby("way"):
+        right = some.sort_values("share")["right"].to_numpy()
+        rows[way] = {
+            "degrees": some["degrees"].iloc[0],
+            "ends": right[[0, -1]].mean(),
+            "middle": right[len(right) // 2],
+            "worst": right.min(),
+            "mean": right.mean(),
+            "exact": (right == 1).mean(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
 
 
 def _bezier(controls: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -320,10 +411,6 @@ def _bezier(controls: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     degree = controls.shape[1] - 1
     basis = [math.comb(degree, i) * t**i * (1 - t) ** (degree - i) for i in range(degree + 1)]
     return torch.stack(basis, 2) @ controls
-
-
-def _unit(vectors: torch.Tensor) -> NDArray[np.float64]:
-    return normalize(vectors.double(), dim=1).cpu().numpy()
 
 
 def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
@@ -336,11 +423,8 @@ def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
     rows = {}
     for same, name in ((True, "of one text"), (False, "of two texts")):
         some = pairs.loc[pairs["same"] == same, "cosine"]
-        rows[name] = (
-            f"{len(some):,}",
-            words.spread(some.mean(), some.std(), 3),
-            f"{some.min():.3f} to {some.max():.3f}",
-        )
+        spread, span = words.spread(some.mean(), some.std(), 3), f"{some.min():.3f} to {some.max():.3f}"
+        rows[name] = (f"{len(some):,}", spread, span)
     rows["random directions, expected"] = ("", words.spread(0.0, width**-0.5, 3), "")
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "cosine", "range"])
     return frame.rename_axis("two vectors")
@@ -365,34 +449,8 @@ def nearest_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what is compared")
 
 
-def ways_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """What comes out along each way between two vectors, summed up.
-
-    Args:
-        frame: From `cramming.studies.solutions.walk`.
-
-    Returns:
-        Index way; columns passage, degrees (length), ends, middle, worst, mean (share of tokens right at the two ends,
-        at the point next to half of the way, at the worst point, over all points), exact (share of points with every
-        token right).
-    """
-    rows = {}
-    for way, some in frame.groupby("way"):
-        right = some.sort_values("share")["right"].to_numpy()
-        rows[way] = {
-            "passage": some["passage"].iloc[0],
-            "degrees": some["degrees"].iloc[0],
-            "ends": right[[0, -1]].mean(),
-            "middle": right[len(right) // 2],
-            "worst": right.min(),
-            "mean": right.mean(),
-            "exact": (right == 1).mean(),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
-
-
 def ways_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """`ways` as a page shows it, one row a kind of way.
+    """`ways_summary` as a page shows it, one row a kind of way.
 
     Args:
         frames: From `cramming.studies.solutions.walk`, by kind of way.
@@ -425,15 +483,12 @@ def similarity_figure(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) ->
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.2, 1])
     spread = width**-0.5
-    edges = np.linspace(
-        min(pairs["cosine"].min(), -3 * spread), max(pairs["cosine"].max(), 3 * spread), 41
-    )  # the same for both
+    edges = np.linspace(min(pairs["cosine"].min(), -3 * spread), max(pairs["cosine"].max(), 3 * spread), 41)
     styles = ((False, COLOURS[2], "stepfilled", "two texts"), (True, COLOURS[0], "step", "one text"))
     for same, colour, kind, name in styles:
         some = pairs.loc[pairs["same"] == same, "cosine"]
-        left.hist(
-            some, edges, density=True, histtype=kind, color=colour, linewidth=2, label=f"{name}, n = {len(some):,}"
-        )
+        left.hist(some, edges, density=True, histtype=kind, color=colour, linewidth=2,
+                  label=f"{name}, n = {len(some):,}")  # fmt: skip
     grid = np.linspace(edges[0], edges[-1], 200)
     bell = np.exp(-((grid / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi))
     left.plot(grid, bell, color=COLOURS[1], linestyle="--", label="random directions")
@@ -510,3 +565,139 @@ def ways_figure(frames: Mapping[str, pd.DataFrame], without: float) -> Figure:
     axis.set(xlabel="share of the way, by angle", ylabel="tokens right, %", ylim=(-3, 103))
     axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
     return figure
+
+
+def show_similarity_table(page: Page) -> Exhibit:
+    """How alike the vectors of one text are, and a test of that by text."""
+    more, chance = page.by_text["more"], similarity_by_chance(page.pairs)
+    low, high = metrics.bootstrap_ci(more)
+    caption = (
+        "**Cosine between two vectors.** Mean ± sample standard deviation over pairs, which share vectors and are not "
+        "independent. So the test is by text: a text's vectors have a cosine with each other that is "
+        f"{more.mean():.3f} above that with vectors of other texts (95 % bootstrap interval over {len(more)} "
+        f"passages: {low:.3f} to {high:.3f}; least {more.min():.3f}). Dealing the texts to the vectors at random "
+        f"gives a mean as large with p = {chance:.1g} ({DEALS:,} deals). {page.setting}. {words.cost(page.runs)}."
+    )
+    return Exhibit(caption, similarity_table(page.pairs, page.lm.width))
+
+
+def show_similarity_figure(page: Page) -> Exhibit:
+    """The same, all pairs and text by text."""
+    width, cosines = page.lm.width, page.pairs.groupby("same")["cosine"]
+    mean, n = cosines.mean(), cosines.size()
+    caption = (
+        f"**Two vectors of one text have a cosine of {mean[True]:.2f} on average, two of different texts "
+        f"{mean[False]:.2f}.** Left: all pairs, and what random directions of width {width} would give. Right: the "
+        f"mean of each text. A cosine of {mean[True]:.2f} is an angle of {sphere.degrees(mean[True]):.0f} degrees. "
+        f"{page.setting}; n = {n[True]:,} and {n[False]:,} pairs."
+    )
+    return Exhibit(caption, similarity_figure(page.pairs, page.by_text, width))
+
+
+def show_start(page: Page) -> Exhibit:
+    """What of the likeness comes from the noise that runs start from, and from the first token."""
+    first = torch.tensor([passage.token_ids[0] for passage in page.passages], device=page.lm.device)
+    tokens = page.lm.model.get_input_embeddings()(first).cpu()
+    rest = similarity(sphere.along_sphere(page.directions, tokens), page.texts)
+    start = from_start(page.lm, page.runs, page.directions, page.passages)
+    by_start = page.runs.assign(start=start).groupby("passage")["start"].mean()
+    return Exhibit(
+        "Is that the text, or how the vectors were found? Each run starts from noise of its own, and ends with a "
+        f"cosine of {start.mean():.2f} ± {start.std():.2f} (n = {len(start)}) to it. So a part of each vector is its "
+        "own noise, left over, and two vectors of one text would differ by that alone. The noise is independent, so "
+        "what they share they have learned. A part of it may be the direction of the passage's first token (see "
+        "below); with that taken off, the mean cosine within a text is "
+        f"{rest.loc[rest['same'], 'cosine'].mean():.2f}. Over passages, the cosine to the start and the cosine within "
+        f"a text go together with a correlation of {by_start.corr(page.by_text['within']):.2f} (n = "
+        f"{len(page.by_text)})."
+    )
+
+
+def show_components(page: Page) -> Exhibit:
+    """How many dimensions the vectors spread over."""
+    n = len(page.directions)
+    places, shares = sphere.principal(page.directions)
+    _, random_shares = sphere.principal(sphere.random_directions(page.lm, n))
+    share, by_luck = variance_between(page.directions, page.texts)
+    caption = (
+        f"**Ninety percent of the variance takes {sphere.needed(shares)} components; as many random directions take "
+        f"{sphere.needed(random_shares)}.** Left: the vectors on their first two principal components. Right: "
+        f"variance held by the first components. {n} vectors span {n - 1} dimensions at most. Between the means of "
+        f"the texts lies {share:.0%} of the variance, against {by_luck:.0%} if vectors knew nothing of their text. "
+        f"{page.setting}."
+    )
+    return Exhibit(caption, components_figure(places, shares, random_shares, page.texts))
+
+
+def show_nearest(page: Page) -> Exhibit:
+    """The token embeddings that vectors are nearest to."""
+    lm, texts = page.lm, page.by_text.index
+    following = dict(zip(texts, [*texts[1:], texts[0]], strict=True))
+    other = [page.passages[page.texts.index(following[text])] for text in page.texts]
+    own = nearest_tokens(lm, page.directions, page.passages)
+    random = nearest_tokens(lm, sphere.random_directions(lm, len(page.directions)), page.passages)
+    table = nearest_table(
+        {
+            "vectors, their own passage": own,
+            "vectors, another passage": nearest_tokens(lm, page.directions, other),
+            "random directions": random,
+        }
+    )
+    caption = (
+        f"**The nearest token has a cosine of {own['cosine'].mean():.2f} with a vector, {random['cosine'].mean():.2f} "
+        f"with a random direction; it is the passage's first token for {own['first'].mean():.0%} of the vectors.** "
+        f"Mean ± sample standard deviation over vectors; rank among {lm.vocab_size:,} tokens. {page.setting}."
+    )
+    return Exhibit(caption, table)
+
+
+def show_lines(page: Page) -> Exhibit:
+    """What comes out along straight lines."""
+    one, other, _ = (ways_summary(frame)["middle"].mean() for frame in page.lines.values())
+    short = ways_summary(page.line(page.within, count=3, on_sphere=False))["middle"].mean()
+    caption = (
+        f"**Half-way to another vector of the same text, {one:.0%} of the tokens are right; half-way to one of "
+        f"another text, {other:.0%}.** Share of tokens right, teacher-forced, along straight lines; grey line: the "
+        f"plain passage without mem ({page.without:.0%}). Not put back onto the sphere, the middle has {short:.0%} "
+        f"right. Bands: standard error over passages. {page.setting}; n = {len(page.within)} pairs within, "
+        f"{len(page.between)} across."
+    )
+    return Exhibit(caption, ways_figure(page.lines, page.without))
+
+
+def show_curves(page: Page) -> Exhibit:
+    """What comes out along the curves."""
+    unbent, bent = (ways_summary(frame)["worst"].to_numpy() for frame in page.curves.values())
+    steps = page.runs["steps"]
+    caption = (
+        f"**At their worst point, the curves have {bent.mean():.0%} of the tokens right, the straight lines between "
+        f"the same vectors {unbent.mean():.0%}.** One pair of vectors a passage; better at its worst point than its "
+        f"straight line: {(bent > unbent).sum()} of {len(bent)} curves. Curves: {page.bend_steps} steps of one point; "
+        f"a cram of these passages takes {steps.mean():.0f} ± {steps.std():.0f}. Bands: standard error over passages. "
+        f"{page.setting}; n = {len(bent)} pairs."
+    )
+    return Exhibit(caption, ways_figure(page.curves, page.without))
+
+
+def show_ways(page: Page) -> Exhibit:
+    """All ways, summed up."""
+    names = (
+        "straight, one text",
+        "straight, two texts, the first",
+        "straight, two texts, the second",
+        "straight, the curves' pairs",
+        "trained curves",
+    )
+    frames = [*page.lines.values(), *page.curves.values()]
+    caption = (
+        f"**Ways between two vectors.** {page.points} points of each, evenly spaced by angle, ends included. *Right*: "
+        "share of tokens, teacher-forced; where all are right, free decoding gives the passage back too. Mean ± "
+        f"sample standard deviation over ways. {page.setting}."
+    )
+    return Exhibit(caption, ways_table(dict(zip(names, frames, strict=True))))
+
+
+def glue_numbers(page: Page) -> None:
+    """The numbers that other pages quote."""
+    mean = page.pairs.groupby("same")["cosine"].mean()
+    glue(cosine_within=f"{mean[True]:.2f}", cosine_between=f"{mean[False]:.2f}")

@@ -17,10 +17,31 @@ from cramming.engine import score
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
-from cramming.results.rows import of_kind
+from cramming.results.plans import offered
+from cramming.results.rows import device_name, of_kind
+from cramming.results.sweep import results
 from cramming.sphere import along_sphere, chord_degrees, onto_sphere, random_directions, unit
+from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
-from cramming.texts import Passage
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
+from cramming.texts import Passage, passages
+
+RADII = (0.1356, 1, 3, 10, 30, 100, 1000, 10000)  # the first is that of SmolLM2's embedding table
+NEAR = (1, 30, 1000)  # radii whose gradients are compared
+
+
+class Page(AnyPage):
+    """The ways of holding mem, of the plan's model, of other architectures, and in bfloat16."""
+
+    def __init__(self, scale: str, architectures: str, bfloat16: str) -> None:
+        super().__init__("sphere", scale)
+        self.tiny, self.coarse = results(architectures, "sphere"), results(bfloat16, "sphere")
+        self.shown += [(architectures, self.tiny), (bfloat16, self.coarse)]
+        self.arms = arms(self.results, self.vectors)
+        self.length, self.steps = int(self.results["length"].max()), words.budgets(self.results)
+        self.sources = " and ".join(sorted(self.results["source"].unique()))
+        self.machine = f"{self.lm.provenance}, {device_name(self.lm.device)}"
 
 
 @torch.no_grad()
@@ -127,7 +148,7 @@ def agreement_by_start(
         lm: The frozen model.
         passages: For the random directions.
         crammed: For the directions found.
-        found: By radius, the vector of each crammed passage, shape (d,): `cramming.studies.sphere.found`.
+        found: By radius, the vector of each crammed passage, shape (d,), from `found`.
         radii: For the random directions.
         degrees: How far to go.
 
@@ -247,9 +268,8 @@ def arms_by_model(frame: pd.DataFrame) -> pd.DataFrame:
         how=[f"{r.mem} {size}, rate {r.lr:.4g}" for r, size in zip(frame.itertuples(), sizes, strict=True)],
         cell=[f"{r.right:.0%}, {r.solved} exact" for r in frame.itertuples()],
     )
-    return shown.pivot_table("cell", "how", "model", aggfunc="first", sort=False).rename_axis(
-        columns=None, index="mem"
-    )
+    table = shown.pivot_table("cell", "how", "model", aggfunc="first", sort=False)
+    return table.rename_axis(columns=None, index="mem")
 
 
 @styled
@@ -296,10 +316,8 @@ def turning_figure(frame: pd.DataFrame) -> Figure:
         frame: `cramming.studies.sphere.turning`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
-    for axis, column, title in (
-        (axes[0], "turned", "away from mem"),
-        (axes[1], "apart", "between different mem vectors"),
-    ):
+    shown = (("turned", "away from mem"), ("apart", "between different mem vectors"))
+    for axis, (column, title) in zip(axes, shown, strict=True):
         for radius, (line, style) in _by_radius(frame, column, "layer").items():
             axis.plot(line.index, line, label=f"S = {radius:g}", **{**style, "marker": ""}, linewidth=1.8)
         axis.axhline(90, color="#777777", linewidth=0.8)
@@ -340,3 +358,89 @@ def _by_radius(frame: pd.DataFrame, value: str, along: str) -> dict[float, tuple
         float(radius): (means[radius], {"color": shade, "linestyle": styles[i % 4][0], "marker": styles[i % 4][1]})
         for i, (radius, shade) in enumerate(zip(means, shades, strict=True))
     }
+
+
+def show_arms_table(page: Page) -> Exhibit:
+    """The ways of holding mem, one row each."""
+    caption = (
+        f"**Ways of holding mem.** {page.setting}; {page.arms['n'].max()} passages of {page.length} tokens "
+        f"({page.sources}), at most {page.steps}. *Size*: root mean square of mem's numbers. *Exact*: every token the "
+        "argmax by a margin of 0.05 logits, teacher-forced. Intervals: 95 % bootstrap of the mean over passages. "
+        f"{words.cost(page.results)}."
+    )
+    return Exhibit(caption, arms_table(page.arms))
+
+
+def show_arms_figure(page: Page) -> Exhibit:
+    """The same, by size."""
+    caption = (
+        f"**Size decides.** Share of tokens right after at most {page.steps}, against the root mean square of mem's "
+        "numbers; learning rates beside the marks that do not have the usual one, which stand a little aside of their "
+        f"size. {page.setting}; n = {page.arms['n'].max()} passages of {page.length} tokens for each mark; bars: 95 % "
+        "bootstrap interval of the mean."
+    )
+    return Exhibit(caption, arms_figure(page.arms))
+
+
+def show_turning(page: Page) -> Exhibit:
+    """What layers find of random directions at mem's position."""
+    n = 16
+    frame = turning(page.lm, random_directions(page.lm, n), RADII)
+    layer = frame["layer"].max()
+    last, middle = (
+        {
+            radius: words.spread(some.mean(), some.std())
+            for radius, some in frame[frame["layer"] == at].groupby("radius")[column]
+        }
+        for at, column in ((layer, "turned"), (layer // 2, "apart"))
+    )
+    caption = (
+        "**Half-way through the network, short mem vectors all look the same.** Left: degrees between the residual "
+        "stream at mem's position and mem itself, at the input of each layer; at S = 1000 the last layer still finds "
+        f"it within {last[1000]} degrees. Right: degrees between the streams of different mem vectors; at S = 1 they "
+        f"are {middle[1]} degrees apart in the middle, at S = 1000 {middle[1000]}. Mean ± standard deviation over n = "
+        f"{n} random directions, no text. {page.machine}."
+    )
+    return Exhibit(caption, turning_figure(frame))
+
+
+def show_gradient_agreement(page: Page) -> Exhibit:
+    """Whether long vectors have a smoother loss."""
+    lm, first = page.lm, page.plan.experiments[0]
+    some = [p for source in first.sources for p in passages(source, lm.tokenizer, n=16, length=page.length, seed=1)]
+    crammed = offered(first, lm)
+    frame = agreement_by_start(lm, some, crammed, found(page.results, page.vectors, NEAR), NEAR, [1, 3, 10])
+    cosines = frame[frame["degrees"] == 10].groupby(["where", "radius"])["cosine"]
+    said = {key: words.spread(each.mean(), each.sem(), 2) for key, each in cosines}
+    caption = (
+        "**Long vectors do not have a clearly smoother loss.** Cosine between the gradients, along the sphere, of a "
+        "passage's mean cross-entropy at one direction and at another; mean ± standard error. Ten degrees away, from "
+        f"random directions (n = {len(some)} passages): {said['random directions', 1000]} at S = 1000, "
+        f"{said['random directions', 30]} at S = 30, {said['random directions', 1]} at S = 1. From the directions "
+        f"that the runs above ended with (n = {len(crammed)}): {said['directions found', 1000]}, "
+        f"{said['directions found', 30]}, {said['directions found', 1]}. Passages of {page.length} tokens "
+        f"({page.sources}). {page.machine}."
+    )
+    return Exhibit(caption, gradient_agreement_figure(frame))
+
+
+def show_architectures(page: Page) -> Exhibit:
+    """The ways of holding mem in tiny models of other architectures."""
+    runs, by_model = page.tiny, arms(page.tiny)
+    caption = (
+        f"**Tiny random models.** {by_model['n'].max()} passages of {runs['length'].max()} tokens (bytes) a cell, at "
+        f"most {words.budgets(runs)}: share of tokens right, and how many passages came out exact. {words.cost(runs)}."
+    )
+    return Exhibit(caption, arms_by_model(by_model))
+
+
+def show_bfloat16(page: Page) -> Exhibit:
+    """A long and a short vector in bfloat16."""
+    runs, coarse = page.coarse, arms(page.coarse)
+    caption = (
+        f"**In bfloat16.** {words.setting(runs)}; {coarse['n'].max()} passages of {runs['length'].max()} tokens a "
+        f"row, at most {words.budgets(runs)}. *Exact* is what the run itself saw. Of these, "
+        f"{int(runs['exact'].sum())} of {len(runs)} runs also decode exactly in all three ways, in bfloat16. "
+        f"{words.cost(runs)}."
+    )
+    return Exhibit(caption, arms_table(coarse))

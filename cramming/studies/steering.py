@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -16,19 +17,103 @@ from wordfreq import zipf_frequency
 from cramming import metrics
 from cramming.decode import nats_and_gaps
 from cramming.errors import CrammingError
-from cramming.metrics import nats_to_bits
 from cramming.models import FrozenLM
+from cramming.results.plans import offered
+from cramming.results.rows import crammed, device_name
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, from_tokens, other_of
 
-NEXT = 64  # tokens of the true continuation that are scored
+FRONTS = {
+    "nothing": "nothing",
+    "text": "the text",
+    "mem": "mem",
+    "mem, room": "mem, and room for the text",
+    "random": "a random vector",
+    "other mem": "mem of another passage",
+    "mem, text": "mem, then the text",
+    "random, text": "a random vector, then the text",
+}
+BEHIND = ("text", "mem, text", "random, text")  # fronts that the model writes behind
+WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
 PROMPT = "\n\nThe text above mentions the word"
 ASKED = ("nothing", "text", "mem", "random", "other mem", "mem, text")  # fronts that the prompt is put behind
 COMMON = 5.0  # words this frequent (Zipf scale: 10 to the power of this in a billion words) say nothing of a text
-LEFT = (1, 2, 4, 8, 16)
 ROWS = 512  # positions that go through the network together
 NGRAM = 4
+
+
+class Page(AnyPage):
+    """The first passages of each source; the notebook's parameter cell says what the parameters are."""
+
+    def __init__(self, scale: str, n: int, following: int, writes: int, left: Sequence[int], every: int) -> None:
+        super().__init__("steering", scale)
+        self.following, self.writes, self.left, self.every = following, writes, left, every
+        order = [passage.id for part in self.plan.on(self.lm.name) for passage in offered(part, self.lm)]
+        # Two tokens must be held, and two must follow what the run saw.
+        seen = self.results["trace_length"].map(max)
+        enough = self.results[(self.results["length"] >= 2) & (seen + 2 <= self.results["offered"])]
+        self.runs = enough.sort_values("passage", key=lambda ids: ids.map(order.index)).groupby("source").head(n)
+        self.prose = self.runs[self.runs["source"] != "random"]
+
+    @cached_property
+    def counted(self) -> str:
+        """The passages in prose by source, for captions."""
+        return ", ".join(f"{n} {source}" for source, n in self.prose["source"].value_counts(sort=False).items())
+
+    @cached_property
+    def setting(self) -> str:
+        """Model, weights, horizons in prose, budget and machine, for captions."""
+        return (
+            f"{words.setting(self.runs)}; exact horizons of {words.range(self.prose['length'])} tokens, "
+            f"{words.budgets(self.prose)} a passage; {device_name(self.lm.device)}, {self.runs['dtype'].iloc[0]}"
+        )
+
+    @cached_property
+    def continued(self) -> pd.DataFrame:
+        """From `continued`, of all passages."""
+        texts, rests = split(self.runs, self.lm, self.following)
+        return continued(self.lm, fronts(self.lm, self.mems(self.runs), texts), rests)
+
+    @cached_property
+    def in_prose(self) -> pd.DataFrame:
+        """Of `continued` the passages in prose."""
+        return self.continued[self.continued["source"] != "random"]
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """From `continued_summary`, in prose."""
+        return continued_summary(self.in_prose)
+
+    def mems(self, runs: pd.DataFrame) -> list[torch.Tensor]:
+        """The vectors of runs, each (k, d)."""
+        return [self.vectors[key] for key in runs["key"]]
+
+    @cached_property
+    def held(self) -> list[Passage]:
+        """The exact prefixes in prose."""
+        return crammed(self.prose, self.lm)
+
+    @cached_property
+    def fronts(self) -> list[dict[str, Front]]:
+        """From `fronts`, of the exact prefixes."""
+        return fronts(self.lm, self.mems(self.prose), self.held)
+
+    @cached_property
+    def wrote(self) -> pd.DataFrame:
+        """From `written`, behind the exact prefixes."""
+        truth = [
+            from_tokens(run.passage, run.source, run.token_ids[run.length :].tolist(), self.lm.tokenizer)
+            for run in self.prose.itertuples()
+        ]
+        return written(self.lm, self.fronts, self.held, truth, n_tokens=self.writes)
+
+    @cached_property
+    def middle(self) -> pd.DataFrame:
+        """From `from_the_middle`, of the exact prefixes."""
+        return from_the_middle(self.lm, self.mems(self.prose), self.held, self.left, step=self.every)
 
 
 class Front(NamedTuple):
@@ -38,7 +123,7 @@ class Front(NamedTuple):
     next: int
 
 
-def split(results: pd.DataFrame, lm: FrozenLM, tokens: int = NEXT) -> tuple[list[Passage], list[Passage]]:
+def split(results: pd.DataFrame, lm: FrozenLM, tokens: int = 64) -> tuple[list[Passage], list[Passage]]:
     """The text that each run saw, and what follows it.
 
     While a vector is optimised some tokens past the exact prefix are in the loss too. So a text is cut here behind the
@@ -137,7 +222,6 @@ def written(
     truth: Sequence[Passage],
     *,
     n_tokens: int = 48,
-    writers: Sequence[str] = ("text", "mem, text", "random, text"),
 ) -> pd.DataFrame:
     """What the model writes behind each text, greedily, with and without mem before the text.
 
@@ -147,10 +231,9 @@ def written(
         texts: Such as exact prefixes: then ``mem, text`` is what free decoding from mem alone goes on to.
         truth: What follows each text in truth, as long as n_tokens or shorter.
         n_tokens: How many to write.
-        writers: Which fronts to write behind, ``text`` the first.
 
     Returns:
-        One row a text and writer (`writers`, and ``truth`` for the true continuation): source, passage, writer, wrote
+        One row a text and writer (`BEHIND`, and ``truth`` for the true continuation): source, passage, writer, wrote
         (text), bits (mean cross-entropy a token under the frozen model, given the text and no mem), same (share of
         tokens that are those written behind the text alone), until (tokens before the first that is not), repeated
         (share of runs of four tokens that had been written before), copied (longest run of tokens that stands in the
@@ -160,12 +243,11 @@ def written(
         CrammingError: If the model has no attention.
     """
     _needs_attention(lm)
-    every = [named[writer] for named in fronts for writer in writers]
-    ids = _greedy(lm, every, n_tokens).tolist()
+    ids = iter(_greedy(lm, [named[writer] for named in fronts for writer in BEHIND], n_tokens).tolist())
     rows = []
-    for i, (named, text, rest) in enumerate(zip(fronts, texts, truth, strict=True)):
-        of = dict(zip(writers, ids[i * len(writers) : (i + 1) * len(writers)], strict=True))
-        plain = np.array(of[writers[0]])
+    for named, text, rest in zip(fronts, texts, truth, strict=True):
+        of = {writer: next(ids) for writer in BEHIND}
+        plain = np.array(of["text"])
         of["truth"] = list(rest.token_ids[:n_tokens])
         scored = _scored(lm, [_behind(lm, named["text"], tokens[:-1]) for tokens in of.values()], list(of.values()))
         for (writer, tokens), (nats, _) in zip(of.items(), scored, strict=True):
@@ -176,7 +258,7 @@ def written(
                     "passage": text.id,
                     "writer": writer,
                     "wrote": from_tokens(text.id, text.source, tokens, lm.tokenizer).text,
-                    "bits": nats_to_bits(float(nats.mean())),
+                    "bits": metrics.nats_to_bits(float(nats.mean())),
                     "same": agrees.mean(),
                     "until": agrees.cumprod().sum(),
                     "repeated": _repeated(tokens),
@@ -196,19 +278,19 @@ def word_pairs(texts: Sequence[Passage], tokenizer: Any) -> pd.DataFrame:
     Returns:
         One row a pair: source, passage, word, other.
     """
-    words = [_words(text.text) for text in texts]
-    size = {word: len(_ids(tokenizer, f" {word}")) for some in words for word in some}
+    rare = {text.id: _words(text.text) for text in texts}
+    size = {word: len(_ids(tokenizer, f" {word}")) for some in rare.values() for word in some}
     zipf = {word: zipf_frequency(word, "en") for word in size}
     rows = []
-    for text, own in zip(texts, words, strict=True):
+    for text in texts:
         theirs = {
             word: None
-            for other, some in zip(texts, words, strict=True)
+            for other in texts
             if other.source == text.source and other.id != text.id
-            for word in some
+            for word in rare[other.id]
             if word.lower() not in text.text.lower()
         }
-        for word in own:
+        for word in rare[text.id]:
             fit = [w for w in theirs if size[w] == size[word] and w[0].isupper() == word[0].isupper()]
             if fit:
                 other = min(fit, key=lambda w: (abs(zipf[w] - zipf[word]), w))
@@ -245,11 +327,9 @@ def cloze(
     parts, asked = [], _ids(lm.tokenizer, prompt)
     for named, text in zip(fronts, texts, strict=True):
         mine = pairs[pairs["passage"] == text.id]
-        words = [_ids(lm.tokenizer, f" {word}") for word in [*mine["word"], *mine["other"]]]
-        for what in ASKED if words else ():
-            if what not in named:
-                continue
-            nats = _of_words(lm, named[what], asked, words)
+        both = [_ids(lm.tokenizer, f" {word}") for word in [*mine["word"], *mine["other"]]]
+        for what in [what for what in ASKED if both and what in named]:
+            nats = _of_words(lm, named[what], asked, both)
             parts.append(mine.assign(what=what, bits=_bits(nats[len(mine) :] - nats[: len(mine)])))
     return pd.concat(parts or [pairs.assign(what="", bits=0.0)], ignore_index=True)
 
@@ -259,7 +339,7 @@ def from_the_middle(
     lm: FrozenLM,
     vectors: Sequence[torch.Tensor],
     texts: Sequence[Passage],
-    lengths: Sequence[int] = LEFT,
+    lengths: Sequence[int] = (1, 2, 4, 8, 16),
     *,
     step: int = 4,
 ) -> pd.DataFrame:
@@ -304,6 +384,89 @@ def from_the_middle(
     return pd.concat(parts, ignore_index=True)
 
 
+def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """What stands in front of true continuations and what it takes off their cross-entropy, one row a condition.
+
+    Args:
+        frame: From `continued`, of all texts or some.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), bits (a token, each passage counted alike), saved (bits a token
+        fewer than with nothing in front), low, high, share (saved over what the text itself saves, of sums), share_low
+        and share_high. Intervals: 95 %, drawing passages anew.
+    """
+    each = frame.pivot_table("bits", "passage", "what")
+    saved = each.rsub(each["nothing"], axis=0)
+    text, rows = saved["text"].to_numpy(), {}
+    for what in [what for what in FRONTS if what in each]:
+        mine = saved[what].to_numpy()
+        low, high = metrics.bootstrap_ci(mine)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the text saves nothing there is no share
+            share = mine.sum() / text.sum()
+        share_low, share_high = words.ratio_interval(mine, text)
+        columns = {"n": len(mine), "bits": each[what].mean(), "saved": mine.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "share": share, "share_low": share_low, "share_high": share_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def cloze_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often a text's word was likelier than one it lacks, one row a condition, each passage counted alike.
+
+    Args:
+        frame: From `cloze`.
+
+    Returns:
+        Index what (`FRONTS`); columns n (passages), pairs, right (share of pairs, chance is a half), low, high, bits
+        (by how much the true word was likelier), bits_low, bits_high. Intervals: 95 %, drawing passages anew.
+    """
+    rows = {}
+    for what in [what for what in FRONTS if (frame["what"] == what).any()]:
+        some = frame[frame["what"] == what]
+        right = (some["bits"] > 0).groupby(some["passage"]).mean()
+        bits = some.groupby("passage")["bits"].mean()
+        (low, high), (bits_low, bits_high) = metrics.bootstrap_ci(right), metrics.bootstrap_ci(bits)
+        columns = {"n": len(right), "pairs": len(some), "right": right.mean(), "low": low, "high": high}
+        rows[what] = {**columns, "bits": bits.mean(), "bits_low": bits_low, "bits_high": bits_high}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def middle_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens right by what stands in front and how many true tokens are seen, each passage counted alike.
+
+    Args:
+        frame: From `from_the_middle`.
+
+    Returns:
+        Indexed by what and left (tokens; inf for the whole text before): n (passages), right (share of tokens), low
+        and high (95 % interval, drawing passages anew), sem, bits (a token), bits_sem.
+    """
+    rows = {}
+    for key, some in frame.groupby(["what", "left"], sort=False):
+        each = some.groupby("passage")[["right", "bits"]].mean()
+        low, high = metrics.bootstrap_ci(each["right"])
+        columns = {"n": len(each), "right": each["right"].mean(), "low": low, "high": high}
+        errors = {"sem": each["right"].sem(), "bits": each["bits"].mean(), "bits_sem": each["bits"].sem()}
+        rows[key] = columns | errors
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "left"])
+
+
+def paired(
+    frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what"
+) -> tuple[float, float, float]:
+    """By how much one condition is above another, passage by passage: mean, and its 95 % bootstrap interval.
+
+    Args:
+        frame: One row or several a passage and condition; several are averaged.
+        one: A condition.
+        other: Another one.
+        value: Which column is compared.
+        by: Which column names the condition.
+    """
+    each = frame.pivot_table(value, "passage", by)
+    difference = (each[one] - each[other]).dropna()
+    return float(difference.mean()), *metrics.bootstrap_ci(difference)
+
+
 def _needs_attention(lm: FrozenLM) -> None:
     """Several sequences go on from one state here, and padded ones side by side: a recurrent state allows neither."""
     if lm.context_length is None:
@@ -342,24 +505,22 @@ def _scored(
     return [results[i] for i in range(len(rows))]
 
 
-def _of_words(lm: FrozenLM, front: Front, prompt: Sequence[int], words: Sequence[Sequence[int]]) -> np.ndarray:
+def _of_words(lm: FrozenLM, front: Front, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> np.ndarray:
     """Nats of each word, summed over its tokens, behind a front and a prompt: (n,)."""
     embeds, _ = _behind(lm, front, prompt)
     out = lm.model(inputs_embeds=embeds[None], use_cache=True, logits_to_keep=1)
-    longest = max(map(len, words))
-    logits = out.logits.expand(len(words), -1, -1)
+    lengths = torch.tensor([[len(word)] for word in choices], device=lm.device)
+    longest = int(lengths.max())
+    logits = out.logits.expand(len(choices), -1, -1)
+    # Each word goes on from the same state; what pads a short one comes after it and is not scored.
+    padded = torch.tensor([[*word, *[word[-1]] * (longest - len(word))] for word in choices], device=lm.device)
     if longest > 1:
-        # Each word goes on from the same state; what pads a short one comes after it and is not scored.
-        padded = torch.tensor([[*word, *[word[-1]] * (longest - len(word))] for word in words], device=lm.device)
-        out.past_key_values.batch_repeat_interleave(len(words))
+        out.past_key_values.batch_repeat_interleave(len(choices))
         fed = lm.model.get_input_embeddings()(padded[:, :-1])
         more = lm.model(inputs_embeds=fed, past_key_values=out.past_key_values).logits
         logits = torch.cat([logits, more], dim=1)
-    else:
-        padded = torch.tensor(words, device=lm.device)
     nats, _ = nats_and_gaps(logits.float(), padded)
-    scored = torch.arange(longest, device=lm.device) < torch.tensor([[len(word)] for word in words], device=lm.device)
-    return (nats * scored).sum(1).cpu().numpy()
+    return (nats * (torch.arange(longest, device=lm.device) < lengths)).sum(1).cpu().numpy()
 
 
 def _greedy(lm: FrozenLM, fronts: Sequence[Front], n_tokens: int) -> torch.Tensor:
@@ -409,7 +570,7 @@ def _words(text: str) -> list[str]:
 
 
 def _bits(nats: np.ndarray) -> np.ndarray:
-    return nats * nats_to_bits(1)
+    return nats * metrics.nats_to_bits(1)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -419,46 +580,6 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def _embed(lm: FrozenLM, token_ids: Sequence[int]) -> torch.Tensor:
     """Embeddings (n, d) of tokens, none too."""
     return lm.model.get_input_embeddings()(torch.tensor(token_ids, dtype=torch.long, device=lm.device))
-
-
-FRONTS = {
-    "nothing": "nothing",
-    "text": "the text",
-    "mem": "mem",
-    "mem, room": "mem, and room for the text",
-    "random": "a random vector",
-    "other mem": "mem of another passage",
-    "mem, text": "mem, then the text",
-    "random, text": "a random vector, then the text",
-}
-
-
-WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
-
-
-def continued_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """What stands in front of true continuations and what it takes off their cross-entropy, one row a condition.
-
-    Args:
-        frame: From `cramming.studies.steering.continued`, of all texts or some.
-
-    Returns:
-        Index what (`FRONTS`); columns n (passages), bits (a token, each passage counted alike), saved (bits a token
-        fewer than with nothing in front), low, high, share (saved over what the text itself saves, of sums), share_low
-        and share_high. Intervals: 95 %, drawing passages anew.
-    """
-    each = frame.pivot_table("bits", "passage", "what")
-    saved = each.rsub(each["nothing"], axis=0)
-    text, rows = saved["text"].to_numpy(), {}
-    for what in [what for what in FRONTS if what in each]:
-        mine = saved[what].to_numpy()
-        low, high = metrics.bootstrap_ci(mine)
-        with np.errstate(divide="ignore", invalid="ignore"):  # where the text saves nothing there is no share
-            share = mine.sum() / text.sum()
-        share_low, share_high = words.ratio_interval(mine, text)
-        columns = {"n": len(mine), "bits": each[what].mean(), "saved": mine.mean(), "low": low, "high": high}
-        rows[what] = {**columns, "share": share, "share_low": share_low, "share_high": share_high}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
 
 
 def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -474,28 +595,11 @@ def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
 
 
-def paired(
-    frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what"
-) -> tuple[float, float, float]:
-    """By how much one condition is above another, passage by passage: mean, and its 95 % bootstrap interval.
-
-    Args:
-        frame: One row or several a passage and condition; several are averaged.
-        one: A condition.
-        other: Another one.
-        value: Which column is compared.
-        by: Which column names the condition.
-    """
-    each = frame.pivot_table(value, "passage", by)
-    difference = (each[one] - each[other]).dropna()
-    return float(difference.mean()), *metrics.bootstrap_ci(difference)
-
-
 def written_table(frame: pd.DataFrame) -> pd.DataFrame:
     """What the model wrote behind its texts, summed up: means over passages with 95 % bootstrap intervals.
 
     Args:
-        frame: From `cramming.studies.steering.written`.
+        frame: From `written`.
     """
     rows = {}
     for writer, some in frame.groupby("writer", sort=False):
@@ -514,33 +618,12 @@ def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataF
     """What the model wrote behind some of the texts, with line breaks spelled out.
 
     Args:
-        frame: From `cramming.studies.steering.written`.
+        frame: From `written`.
         passages: Which.
     """
     some = frame[frame["passage"].isin(passages)]
     shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(repr))
     return shown.set_index(["passage", "behind"])[["wrote"]]
-
-
-def cloze_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """How often a text's word was likelier than one it lacks, one row a condition, each passage counted alike.
-
-    Args:
-        frame: From `cramming.studies.steering.cloze`.
-
-    Returns:
-        Index what (`FRONTS`); columns n (passages), pairs, right (share of pairs, chance is a half), low, high, bits
-        (by how much the true word was likelier), bits_low, bits_high. Intervals: 95 %, drawing passages anew.
-    """
-    rows = {}
-    for what in [what for what in FRONTS if (frame["what"] == what).any()]:
-        some = frame[frame["what"] == what]
-        right = (some["bits"] > 0).groupby(some["passage"]).mean()
-        bits = some.groupby("passage")["bits"].mean()
-        (low, high), (bits_low, bits_high) = metrics.bootstrap_ci(right), metrics.bootstrap_ci(bits)
-        columns = {"n": len(right), "pairs": len(some), "right": right.mean(), "low": low, "high": high}
-        rows[what] = {**columns, "bits": bits.mean(), "bits_low": bits_low, "bits_high": bits_high}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
 
 
 def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -555,26 +638,6 @@ def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
         for r in cloze_summary(frame).itertuples()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front of the question")
-
-
-def middle_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tokens right by what stands in front and how many true tokens are seen, each passage counted alike.
-
-    Args:
-        frame: From `cramming.studies.steering.from_the_middle`.
-
-    Returns:
-        Indexed by what and left (tokens; inf for the whole text before): n (passages), right (share of tokens), low
-        and high (95 % interval, drawing passages anew), sem, bits (a token), bits_sem.
-    """
-    rows = {}
-    for key, some in frame.groupby(["what", "left"], sort=False):
-        each = some.groupby("passage")[["right", "bits"]].mean()
-        low, high = metrics.bootstrap_ci(each["right"])
-        columns = {"n": len(each), "right": each["right"].mean(), "low": low, "high": high}
-        errors = {"sem": each["right"].sem(), "bits": each["bits"].mean(), "bits_sem": each["bits"].sem()}
-        rows[key] = columns | errors
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "left"])
 
 
 def middle_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -598,7 +661,7 @@ def continued_figure(frame: pd.DataFrame, width: int = 8) -> Figure:
     """Bits a token of the true continuation against the place in it, by what stands in front, with and without text.
 
     Args:
-        frame: From `cramming.studies.steering.continued`.
+        frame: From `continued`.
         width: Tokens averaged in one mark.
     """
     styles = {
@@ -608,8 +671,6 @@ def continued_figure(frame: pd.DataFrame, width: int = 8) -> Figure:
         "mem, room": (COLOURS[0], "--", "D"),
         "random": (COLOURS[2], "-.", "^"),
         "other mem": (COLOURS[3], "-.", "v"),
-        "mem, text": (COLOURS[0], "-", "s"),
-        "random, text": (COLOURS[2], "-.", "^"),
     }
     panels = {
         "Without the text": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
@@ -622,7 +683,7 @@ def continued_figure(frame: pd.DataFrame, width: int = 8) -> Figure:
             some = frame[frame["what"] == what]
             if some.empty:  # of a single passage there is no other
                 continue
-            colour, style, marker = styles[what]
+            colour, style, marker = styles[what.removesuffix(", text")]
             means = some.groupby(["passage", middle.rename("middle")])["bits"].mean().groupby("middle")
             axis.errorbar(means.mean().index, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
                           color=colour, capsize=2, label=FRONTS[what])  # fmt: skip
@@ -637,7 +698,7 @@ def from_the_middle_figure(frame: pd.DataFrame) -> Figure:
     """Tokens right, and bits a token, against how many true tokens are seen, with mem and without.
 
     Args:
-        frame: From `cramming.studies.steering.from_the_middle`.
+        frame: From `from_the_middle`.
     """
     summary = middle_summary(frame)
     lefts = sorted(summary.index.unique("left"))
@@ -660,3 +721,139 @@ def from_the_middle_figure(frame: pd.DataFrame) -> Figure:
     axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+def _share(mem: pd.Series) -> str:
+    """Of a row of `continued_summary` its share of what the text saves, for captions."""
+    return words.percent(mem["share"], mem["share_low"], mem["share_high"])
+
+
+def show_answer(page: Page) -> Exhibit:
+    """What a vector saves in its text's place."""
+    text, mem = page.costs.loc["text"], page.costs.loc["mem"]
+    does = "saves nothing" if mem["high"] < 0 else "saves something" if mem["low"] > 0 else "saves nothing for certain"
+    return Exhibit(
+        f"**Put in its text's place the vector {does}: with it in front, a token of what follows costs "
+        f"{words.bits(-mem['saved'], -mem['high'], -mem['low'])} more than with nothing in front, where the text "
+        f"itself saves {words.bits(text['saved'], text['low'], text['high'])}.** As a share of what the text saves, "
+        f"mem saves {_share(mem)}. {len(page.prose)} passages ({page.counted}); 95 % intervals, drawing passages anew."
+    )
+
+
+def show_continued_table(page: Page) -> Exhibit:
+    """What the true continuation costs, by what stands in front."""
+    length, own = (paired(page.in_prose, "mem", other) for other in ("random", "other mem"))
+    caption = (
+        f"**Behind its own vector the continuation costs {words.bits(*length)} a token more than behind a random one "
+        f"as long, and {words.bits(*own)} more than behind that of another passage; below 0 it costs less.** These "
+        "are differences passage by passage, in prose. Shown is what stands in front of the true continuation, what a "
+        f"token of it costs, and what that saves over nothing in front. {page.following} tokens, or as many as there "
+        f"are; 95 % intervals, drawing passages anew; n = {len(page.runs)} passages. {page.setting}. "
+        f"{words.cost(page.runs)}."
+    )
+    return Exhibit(caption, continued_table(page.continued))
+
+
+def show_continued_figure(page: Page) -> Exhibit:
+    """The same along the continuation, without the text and with it."""
+    behind, blind = (paired(page.in_prose, front, "text") for front in ("mem, text", "random, text"))
+    near = paired(page.in_prose[page.in_prose["position"] <= 8], "mem, text", "text")
+    caption = (
+        f"**With the text there too, mem adds {words.bits(*behind)} a token to what the continuation costs; over its "
+        f"first eight scored tokens {words.bits(*near)}.** A random vector in the same place adds "
+        f"{words.bits(*blind)}. Differences passage by passage to the text alone; below 0 it helps. Bits a token of "
+        "the true continuation against the place in it, eight tokens a mark, mean and standard error over passages; n "
+        f"= {len(page.prose)}, {page.counted}. {page.setting}."
+    )
+    return Exhibit(caption, continued_figure(page.in_prose))
+
+
+def show_written_table(page: Page) -> Exhibit:
+    """What the model writes on, in numbers."""
+    wrote = page.wrote
+    dearer = paired(wrote, "mem, text", "text", by="writer")
+    same = wrote[wrote["writer"] == "mem, text"]["same"].mean()
+    copied = wrote.groupby("writer")["copied"].max()
+    ahead = max(0, (page.runs["trace_length"].map(max) - page.runs["length"]).max())
+    caption = (
+        f"**Behind mem and its text the model writes other things than behind the text: {same:.0%} of {page.writes} "
+        f"tokens are the same.** To the model without mem they cost {words.bits(*dearer)} a token more. The longest "
+        f"run that it copies out of its own text has {copied['mem, text']} tokens behind mem, {copied['text']} behind "
+        "the text alone. *Until the first other*: how many tokens are those written behind the text alone. *Written "
+        f"before*: share of runs of four tokens that repeat one. Up to {ahead} tokens past the horizon were in the "
+        "loss of the vector, so some true tokens may come first. Means over passages, 95 % intervals; n = "
+        f"{len(page.prose)}, {page.counted}. {page.setting}."
+    )
+    return Exhibit(caption, written_table(wrote))
+
+
+def show_written_examples(page: Page) -> Exhibit:
+    """What the model writes on, of the first two passages of each source."""
+    from IPython.display import HTML
+
+    few = page.prose.groupby("source").head(2)["passage"]
+    with pd.option_context("display.max_colwidth", None):
+        table = HTML(written_examples(page.wrote, few).to_html(notebook=True))
+    caption = (
+        f"**What was written behind {len(few)} of the passages:** the first two of each source, as Python writes "
+        f"strings. {page.setting}."
+    )
+    return Exhibit(caption, table)
+
+
+def show_cloze(page: Page) -> Exhibit:
+    """Whether the model, asked for a word, names that of the text."""
+    asked = cloze(page.lm, page.fronts, page.held, word_pairs(page.held, page.lm.tokenizer))
+    said = "no pairs of words"
+    if len(asked):
+        answers = cloze_summary(asked)
+        shares = {what: words.percent(row["right"], row["low"], row["high"]) for what, row in answers.iterrows()}
+        right = asked.assign(right=asked["bits"] > 0)
+        over, low, high = (100 * share for share in paired(right, "mem", "nothing", "right"))
+        said = (
+            f"the model finds the true word likelier in {shares['mem']} of pairs behind mem, {shares['text']} behind "
+            f"the text, {shares['nothing']} with nothing in front; from nothing to mem that is {over:+.0f} points "
+            f"({low:+.0f} to {high:+.0f})"
+        )
+    caption = (
+        f"**Asked for a word, {said}.** Pairs of a rare word of the text and one of another passage; the prompt is "
+        f"{PROMPT!r}, and the word follows after a blank. Chance is one half; with nothing in front the words alone "
+        "decide, so that row shows how well they are matched. *By*: how much likelier the true word is. Each passage "
+        f"counted alike; 95 % intervals, drawing passages anew. {page.counted}. {page.setting}."
+    )
+    return Exhibit(caption, cloze_table(asked))
+
+
+def show_middle_figure(page: Page) -> Exhibit:
+    """How many true tokens the model needs to go on from the middle."""
+    right = middle_summary(page.middle)["right"]
+    few = right[np.isfinite(right.index.get_level_values("left"))].groupby("what").max()
+    whole, none = (right[what, np.inf] for what in ("mem", "nothing"))
+    begin = "With"
+    if len(few):
+        begin = (
+            f"With a few true tokens seen at most {few['mem']:.0%} of tokens are right behind mem, and at most "
+            f"{few['nothing']:.0%} behind nothing; with"
+        )
+    caption = (
+        f"**{begin} the whole text before the token seen, {whole:.0%} behind mem and {none:.0%} without.** Tokens of "
+        "the second half of the text, foretold from mem and some true tokens right before them. Left: share that is "
+        "the argmax; right: bits a token. Mean and standard error over passages, n = "
+        f"{page.middle['passage'].nunique()}; one token in {page.every} of the second half; longer stretches only "
+        f"where they fit. {page.counted}. {page.setting}."
+    )
+    return Exhibit(caption, from_the_middle_figure(page.middle))
+
+
+def show_middle_table(page: Page) -> Exhibit:
+    """The same in numbers."""
+    caption = (
+        "**The same in numbers: tokens right, by how many true tokens are seen.** Each passage counted alike; 95 % "
+        f"intervals in brackets, drawing passages anew; n = {page.middle['passage'].nunique()}. {page.setting}."
+    )
+    return Exhibit(caption, middle_table(page.middle))
+
+
+def glue_numbers(page: Page) -> None:
+    """Numbers that other pages quote."""
+    glue(steering_share=_share(page.costs.loc["mem"]), n_steering=f"{len(page.prose)}")

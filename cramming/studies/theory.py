@@ -1,6 +1,8 @@
-"""Theory, surprisal and information: what a vector could hold, what must go, and what it held."""
+"""What a vector could hold, by its width and number format, and what it held."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -8,8 +10,27 @@ from matplotlib.figure import Figure
 
 from cramming import metrics
 from cramming.results.published import hub_id, published
-from cramming.results.rows import horizons
-from cramming.studies._figures import COLOURS, styled
+from cramming.results.rows import horizons, of_kind
+from cramming.studies import _words as words
+from cramming.studies._figures import COLOURS, source_marks, styled
+from cramming.studies._page import Exhibit
+from cramming.studies._page import Page as AnyPage
+
+
+class Page(AnyPage):
+    """Bound and use of one mem vector, published and here."""
+
+    def __init__(self, scale: str) -> None:
+        super().__init__("theory", scale)
+        self.theory = theory(self.results)
+        self.here = self.theory[self.theory["here"]]
+
+    @cached_property
+    def ratio(self) -> pd.DataFrame:
+        """Shares of the bound that PG-19 uses over those of random words: one row a published model that has both."""
+        said = self.theory[~self.theory["here"]].set_index("model")
+        used = {source: some[["tokens_used", "bits_used"]] for source, some in said.groupby("source")}
+        return (used["pg19"] / used["random"]).dropna(subset="tokens_used")
 
 
 def theory(results: pd.DataFrame) -> pd.DataFrame:
@@ -74,23 +95,71 @@ def theory_table(frame: pd.DataFrame) -> pd.DataFrame:
 def utilisation_figure(frame: pd.DataFrame) -> Figure:
     """Figure 5: share of the 16-bit bound that is used, in tokens and in bits; running against random text.
 
+    Running text is the first that a model has of novels, PG-19 and any other.
+
     Args:
         frame: `cramming.studies.theory.theory`.
     """
-    kinds = {"running text": ("pg19", "novels"), "random words": ("random",)}
-    order = frame[frame["source"] != "random"].groupby("model")["tokens_used"].max().sort_values().index
-    places = {model: place for place, model in enumerate(order)}
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(order) + 1.4), sharey=True)
+    order = list(source_marks(frame["source"]))
+    some = frame.sort_values("source", key=lambda source: source.map(order.index))
+    running = some[some["source"] != "random"].drop_duplicates("model").sort_values("tokens_used")
+    places = {model: place for place, model in enumerate(running["model"])}
+    random = some[(some["source"] == "random") & some["model"].isin(places)]
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(places) + 1.4), sharey=True)
     for axis, column, label in ((axes[0], "tokens_used", "tokens"), (axes[1], "bits_used", "bits")):
-        for (kind, sources), colour, marker in zip(kinds.items(), COLOURS[:2], "o^", strict=False):
-            some = frame[frame["source"].isin(sources) & frame["model"].isin(order)]
-            axis.plot(some[column] * 100, some["model"].map(places), marker, color=colour, markersize=8,
+        for kind, one, colour, marker in (
+            ("running text", running, COLOURS[0], "o"),
+            ("random words", random, COLOURS[1], "^"),
+        ):
+            axis.plot(one[column] * 100, one["model"].map(places), marker, color=colour, markersize=8,
                       markeredgecolor="black", markeredgewidth=0.5, label=kind)  # fmt: skip
-        pairs = frame[frame["source"].isin(sum(kinds.values(), ()))].groupby("model")[column]
-        for model, low, high in zip(pairs.min().index, pairs.min(), pairs.max(), strict=True):
-            axis.plot([low * 100, high * 100], [places[model]] * 2, color="#777777", linewidth=1, zorder=0)
+        ends = pd.concat([running, random]).groupby("model")[column].agg(["min", "max"]) * 100
+        axis.hlines(ends.index.map(places), ends["min"], ends["max"], color="#777777", linewidth=1, zorder=0)
         axis.set(xlabel=f"share of the 16-bit bound, in {label}, %", xlim=(0, None))
     here = set(frame.loc[frame["here"], "model"])
-    axes[0].set_yticks(range(len(order)), [f"{model}, here" if model in here else model for model in order])
+    axes[0].set_yticks(range(len(places)), [f"{model}, here" if model in here else model for model in places])
     axes[0].legend(loc="lower right", fontsize="small")
     return figure
+
+
+def show_table(page: Page) -> Exhibit:
+    """Bound and use by model and text."""
+    counts = ", ".join(f"{row.n} {row.source}" for row in page.here.itertuples())
+    caption = (
+        "**Bound and use of one mem vector.** *Published*: Kuratov et al., PG-19, fan fiction and random words; gains "
+        f"are means over runs beyond capacity, number of runs not published. *Here*: {page.setting}; exact horizons "
+        f"of {counts} passages within {words.budgets(of_kind(page.results, 'horizon'))}; gains are means over "
+        "passages, and the information of token 0 is left out."
+    )
+    return Exhibit(caption, theory_table(page.theory))
+
+
+def show_utilisation(page: Page) -> Exhibit:
+    """Figure 5, with our model."""
+    tokens, bits = page.ratio["tokens_used"], page.ratio["bits_used"]
+    caption = (
+        "**In tokens, running text gets further than random words; in bits it hardly does.** Mean gain over the bound "
+        "for 16-bit numbers, one row a model, ordered by tokens. Running text is PG-19 for published models and "
+        f"{next(iter(source_marks(page.here['source'])))} for ours. Over the {len(page.ratio)} published models the "
+        f"share of running text over that of random words is {tokens.median():.2f} in tokens (median; "
+        f"{tokens.min():.2f} to {tokens.max():.2f}) and {bits.median():.2f} in bits ({bits.min():.2f} to "
+        f"{bits.max():.2f}). {page.setting}."
+    )
+    return Exhibit(caption, utilisation_figure(page.theory))
+
+
+def show_claim(page: Page) -> Exhibit:
+    """What is sure of the paper's claim."""
+    shares = "; ".join(
+        f"{row.source}: {row.tokens_used:.1%} of the bound in tokens, {row.bits_used:.1%} in bits"
+        for row in page.here.itertuples()
+    )
+    return Exhibit(
+        f"Measured here, one model: {shares}. A small part, as published. **Counted in bits, random words use more "
+        f"of the vector than novels, here as for {(page.ratio['bits_used'] < 1).sum()} of the {len(page.ratio)} "
+        "published models**; only where models are large do the two meet. That information rather than length is "
+        "what is limited is the better description, but not an exact law. Sure is this of the published numbers, "
+        "which were recomputed from the authors' files. Of ours it is less sure: our horizons end with a budget, so "
+        "they are lower bounds, one model says nothing of size, and its 16 bits are a convention, since its weights "
+        "have four."
+    )

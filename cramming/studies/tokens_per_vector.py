@@ -1,6 +1,8 @@
-"""Exact horizons, and the paper's protocol as its own rules count it."""
+"""How many tokens one vector holds: exact horizons, and the paper's protocol as its own rules count it."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,83 +13,77 @@ from matplotlib.ticker import FuncFormatter
 from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.results.published import hub_id, published
-from cramming.results.rows import of_kind
-from cramming.studies._figures import COLOURS, SOURCE_MARKS, styled
+from cramming.results.rows import horizons, of_kind
+from cramming.studies import _words as words
+from cramming.studies._figures import COLOURS, horizon_growth_figure, shown, source_marks, styled
+from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Page as AnyPage
 
 
-def paper_protocol(results: pd.DataFrame) -> pd.DataFrame:
-    """The paper's recipe by model, source and length, as its own rules count and as decoding counts.
+class Page(AnyPage):
+    """The exact horizons, and runs of the paper's recipe on some of their passages.
 
-    Columns: model, source, length (tokens), n, accuracy (mean, teacher-forced, as the recipe measures it), solved
-    (runs at accuracy 1), exact (runs that decode from the vector and the given token 0), greedy_tokens (mean tokens
-    before the first error of decoding, token 0 given), token_gain, information_gain_nats (means, published
-    convention), steps (mean), cpu_seconds (mean).
+    Attributes:
+        runs: Rows of kind horizon.
+        summary: From `cramming.results.rows.horizons`.
     """
-    runs = of_kind(results, "cram")
-    runs = runs[runs["recipe"] == "paper"]
-    if runs.empty:
-        raise CrammingError("the results hold no run of recipe paper: sweep a plan that asks for it")
-    runs = runs.assign(
-        solved=runs["accuracy"] == 1,
-        token_gain=metrics.published_sum(runs["correct_with"] - runs["correct_without"], runs["length"]),
-        information_gain_nats=metrics.published_sum(runs["nats_without"] - runs["nats_with"], runs["length"]),
-    )
-    grouped = runs.groupby(["model", "source", "length"], as_index=False)
-    return grouped.agg(
-        n=("key", "size"),
-        accuracy=("accuracy", "mean"),
-        solved=("solved", "sum"),
-        exact=("exact", "sum"),
-        greedy_tokens=("correct_greedy", "mean"),
-        token_gain=("token_gain", "mean"),
-        information_gain_nats=("information_gain_nats", "mean"),
-        steps=("steps", "mean"),
-        cpu_seconds=("cpu_seconds", "mean"),
-    )
+
+    def __init__(self, scale: str) -> None:
+        super().__init__("tokens_per_vector", scale)
+        self.runs, self.summary = of_kind(self.results, "horizon"), horizons(self.results)
+
+    @cached_property
+    def protocols(self) -> pd.DataFrame:
+        """From `protocols`, of all runs."""
+        return protocols(self.results)
 
 
 def protocols(results: pd.DataFrame) -> pd.DataFrame:
     """The paper's recipe and our horizon on the passages that both were run on, by length.
 
-    Columns: length (tokens), n (passages), paper_accuracy (mean), paper_exact (share, token 0 given),
-    paper_cpu_seconds (mean), horizon_exact (share whose horizon reaches the length), horizon_cpu_seconds (mean, of
-    the whole horizon).
+    Returns:
+        Columns length (tokens) and n (passages); of the paper's recipe accuracy (mean, teacher-forced, as the recipe
+        measures it), solved (runs at accuracy 1), exact (runs that decode from the vector and the given token 0),
+        greedy_tokens (mean tokens before the first error of decoding, token 0 given), steps and cpu_seconds (means);
+        of ours horizon_exact (runs whose horizon reaches the length) and horizon_cpu_seconds (mean, of the whole
+        horizon).
+
+    Raises:
+        CrammingError: If no passage was run with both.
     """
-    ours = of_kind(results, "horizon").query("recipe == 'horizon'").set_index("passage")
-    paper = results[(results["kind"] == "cram") & (results["recipe"] == "paper") & results["passage"].isin(ours.index)]
-    if paper.empty:
+    ours = of_kind(results, "horizon").query("recipe == 'horizon'")
+    ours = ours[["model", "passage", "length", "cpu_seconds"]]
+    paper = results.query("kind == 'cram' and recipe == 'paper'")
+    both = paper.merge(ours, on=["model", "passage"], suffixes=("", "_ours"))
+    if both.empty:
         raise CrammingError("no passage was crammed by recipe paper and grown to its horizon: sweep a plan with both")
-    rows = []
-    for length, some in paper.groupby("length"):
-        same = ours.loc[some["passage"]]
-        rows.append(
-            {
-                "length": length,
-                "n": len(some),
-                "paper_accuracy": some["accuracy"].mean(),
-                "paper_exact": some["exact"].mean(),
-                "paper_cpu_seconds": some["cpu_seconds"].mean(),
-                "horizon_exact": (same["length"] >= length).mean(),
-                "horizon_cpu_seconds": same["cpu_seconds"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    both = both.assign(solved=both["accuracy"] == 1, horizon_exact=both["length_ours"] >= both["length"])
+    return both.groupby("length", as_index=False).agg(
+        n=("key", "size"),
+        accuracy=("accuracy", "mean"),
+        solved=("solved", "sum"),
+        exact=("exact", "sum"),
+        greedy_tokens=("correct_greedy", "mean"),
+        steps=("steps", "mean"),
+        cpu_seconds=("cpu_seconds", "mean"),
+        horizon_exact=("horizon_exact", "sum"),
+        horizon_cpu_seconds=("cpu_seconds_ours", "mean"),
+    )
 
 
-def protocol_table(results: pd.DataFrame) -> pd.DataFrame:
-    """`paper_protocol` beside `protocols` as a page shows them: one row a length."""
-    both = paper_protocol(results).merge(protocols(results)[["length", "horizon_exact"]], on="length", how="left")
+def protocol_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """`protocols` as a page shows them: one row a length."""
     return pd.DataFrame(
         {
-            "length, tokens": both["length"],
-            "passages": both["n"],
-            "paper's recipe: accuracy": both["accuracy"].map("{:.3f}".format),
-            "solved (accuracy 1)": both["solved"],
-            "decode exactly, token 0 given": both["exact"],
-            "tokens decoded, mean": both["greedy_tokens"].map("{:.1f}".format),
-            "steps, mean": both["steps"].map("{:,.0f}".format),
-            "processor seconds, mean": both["cpu_seconds"].map("{:,.0f}".format),
-            "ours: passages exact at this length": (both["horizon_exact"] * both["n"]).round().astype("Int64"),
+            "length, tokens": comparison["length"],
+            "passages": comparison["n"],
+            "paper's recipe: accuracy": comparison["accuracy"].map("{:.3f}".format),
+            "solved (accuracy 1)": comparison["solved"],
+            "decode exactly, token 0 given": comparison["exact"],
+            "tokens decoded, mean": comparison["greedy_tokens"].map("{:.1f}".format),
+            "steps, mean": comparison["steps"].map("{:,.0f}".format),
+            "processor seconds, mean": comparison["cpu_seconds"].map("{:,.0f}".format),
+            "ours: passages exact at this length": comparison["horizon_exact"],
         }
     ).set_index("length, tokens")
 
@@ -165,17 +161,17 @@ def horizons_by_source_figure(runs: pd.DataFrame) -> Figure:
         runs: Horizon rows of the store.
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
-    sources = [source for source in SOURCE_MARKS if source in set(runs["source"])]
-    for place, source in enumerate(sources):
-        colour, marker = SOURCE_MARKS[source]
+    labels = []
+    for place, (source, (colour, marker)) in enumerate(source_marks(runs["source"]).items()):
         tokens = np.sort(runs.loc[runs["source"] == source, "length"].to_numpy())
         spread = (np.arange(len(tokens)) % 5 - 2) * 0.05  # side by side, so that equal horizons can be seen
         axis.scatter(tokens, place + spread, color=colour, marker=marker, s=36, edgecolor="black", linewidth=0.5)
         summary = metrics.horizon_summary(tokens)
         axis.plot([summary["low"], summary["high"]], [place - 0.28] * 2, color="black", linewidth=2)
         axis.plot(summary["mean"], place - 0.28, marker="D", color="white", markeredgecolor="black")
-    axis.set_yticks(range(len(sources)), [f"{source}\n(n = {(runs['source'] == source).sum()})" for source in sources])
-    axis.set(xlabel="exact horizon, tokens", xlim=(0, None), ylim=(len(sources) - 0.5, -0.6))
+        labels.append(f"{source}\n(n = {len(tokens)})")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set(xlabel="exact horizon, tokens", xlim=(0, None), ylim=(len(labels) - 0.5, -0.6))
     axis.grid(visible=False, axis="y")
     return figure
 
@@ -189,19 +185,122 @@ def protocols_figure(comparison: pd.DataFrame) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.6))
     lengths = comparison["length"]
-    axis.plot(
-        lengths, comparison["paper_accuracy"], color=COLOURS[1], marker="s", label="paper's recipe: mean accuracy"
-    )
-    axis.plot(
-        lengths, comparison["paper_exact"], color=COLOURS[2], marker="^", linestyle="--",
-        label="paper's recipe: share exact, token 0 given",
-    )  # fmt: skip
-    axis.plot(
-        lengths, comparison["horizon_exact"], color=COLOURS[0], marker="o", linestyle=":", label="ours: share exact"
-    )
+    for share, colour, style, label in (
+        (comparison["accuracy"], COLOURS[1], "s-", "paper's recipe: mean accuracy"),
+        (comparison["exact"] / comparison["n"], COLOURS[2], "^--", "paper's recipe: share exact, token 0 given"),
+        (comparison["horizon_exact"] / comparison["n"], COLOURS[0], "o:", "ours: share exact"),
+    ):
+        axis.plot(lengths, share, style, color=colour, label=label)
     axis.axhline(metrics.THRESHOLD, color="#777777", linewidth=1)
     axis.annotate("0.99, the paper's threshold", (lengths.max(), metrics.THRESHOLD), (0, 4), ha="right",
                   textcoords="offset points", fontsize="small")  # fmt: skip
-    axis.set(xlabel="tokens of the passage", ylabel="share", ylim=(-0.04, 1.12), xticks=sorted(set(lengths)))
+    axis.set(xlabel="tokens of the passage", ylabel="share", ylim=(-0.04, 1.12), xticks=lengths)
     axis.legend(loc="lower left")
     return figure
+
+
+def show_horizon_table(page: Page) -> Exhibit:
+    """Horizons by text."""
+    caption = (
+        f"**Horizons by text.** {page.setting}. Mean ± sample standard deviation over passages; the interval of the "
+        "mean is a bootstrap over passages. Information gain leaves token 0 out. The bound is d · 16 / log2(V) "
+        f"tokens. {words.cost(page.runs)}."
+    )
+    return Exhibit(caption, words.horizon_table(page.results))
+
+
+def show_horizons(page: Page) -> Exhibit:
+    """Every passage's horizon, by text."""
+    ordered = page.summary.sort_values("mean")
+    shortest, longest = ordered.iloc[0], ordered.iloc[-1]
+    counts = ", ".join(f"{row.n} {row.source}" for row in page.summary.itertuples())
+    caption = (
+        f"**{longest['source'].capitalize()} texts go furthest: {longest['mean']:.0f} tokens on average, against "
+        f"{shortest['mean']:.0f} for {shortest['source']} ones.** One mark a passage, vertical offset only to keep "
+        "equal ones apart; above them the mean (diamond) with its 95 % bootstrap interval. "
+        f"{page.setting}; n = {counts} passages, each with a budget of {words.budgets(page.runs)}."
+    )
+    return Exhibit(caption, horizons_by_source_figure(page.runs))
+
+
+def show_explored(page: Page, n: int) -> Exhibit:
+    """What the explorer shows, of n passages."""
+    return Exhibit(
+        f"**The first {n} passages by name, two a source.** Surprisal is in bits, given the true tokens before; "
+        "*right* is the argmax, given the same: in an exact prefix, every token. The step is the first by which the "
+        "token and all before it were known to be right; a prefix begins with several tokens, which are known "
+        "together. Only the last vector of a passage was kept, so the slider moves through the steps, and surprisal "
+        "with mem stays that of the last vector. Without mem the model says nothing of the first token. "
+        f"{page.setting}; {words.budgets(page.runs)} a passage."
+    )
+
+
+def show_growth(page: Page) -> Exhibit:
+    """The prefix under optimisation against what was spent."""
+    caption = (
+        "**The prefix is still growing when the budget ends.** The prefix under optimisation, which reaches 8 tokens "
+        "past the longest exact one, against token passes (tokens through forward and backward, summed over steps). "
+        f"Thin: passages; bold: mean of a source. {page.setting}; n = {len(page.runs)} passages."
+    )
+    return Exhibit(caption, horizon_growth_figure(page.runs))
+
+
+def show_protocol_table(page: Page) -> Exhibit:
+    """The paper's recipe by length."""
+    sources = ", ".join(page.results.query("recipe == 'paper'")["source"].unique())
+    caption = (
+        f"**The paper's recipe by length.** {page.setting}, {sources}. *Solved* counts runs that reached accuracy 1. "
+        "The last column counts, of the same passages, those whose horizon by our recipe reaches the length, token 0 "
+        "included."
+    )
+    return Exhibit(caption, protocol_table(page.protocols))
+
+
+def show_protocols(page: Page) -> Exhibit:
+    """Both protocols against length."""
+    last = page.protocols.iloc[-1]
+    exact, ours = last["exact"] / last["n"], last["horizon_exact"] / last["n"]
+    caption = (
+        f"At {last['length']:.0f} tokens the paper's recipe decodes {exact:.0%} of {last['n']:.0f} passages exactly, "
+        f"for {last['cpu_seconds']:.0f} processor seconds a passage on average. Our recipe has {ours:.0%} of the same "
+        "passages exact at that length, on its way to a horizon that took "
+        f"{last['horizon_cpu_seconds']:.0f} processor seconds."
+    )
+    return Exhibit(caption, protocols_figure(page.protocols))
+
+
+def show_published_table(page: Page) -> Exhibit:
+    """Table 1 as published."""
+    return Exhibit(
+        "**Table 1 as published**: decoding capacity in tokens, one mem vector, 16-bit bound. Source: released "
+        "notebooks of Kuratov et al. (data/paper/README.md).",
+        published_table(),
+    )
+
+
+def show_capacity(page: Page) -> Exhibit:
+    """Figure 1, with our model; the start page shows it, too."""
+    from IPython.display import display
+
+    figure = capacity_by_model_figure(published("capacity").query("source == 'pg19'"), page.summary)
+    data, metadata = shown(figure)
+    glued = {"scrapbook": {"name": "capacity_figure", "mime_prefix": ""}}
+    display(data, metadata=metadata | glued, raw=True)  # type: ignore[no-untyped-call]
+    source = next(iter(source_marks(page.summary["source"])))  # running text, if there is some
+    first = page.summary[page.summary["source"] == source].iloc[0]
+    caption = (
+        f"**A model of {page.lm.model.num_parameters() / 1e6:.3g} million parameters holds {first['mean']:.0f} tokens "
+        f"of {'a novel' if source == 'novels' else source}, exactly.** Light: published decoding capacity on "
+        "PG-19, mean accuracy at least 0.99. Dark: mean exact horizon measured here, ± 1 standard deviation, "
+        f"{page.setting}. The two measures differ, see above; the figure shows scale, not a race."
+    )
+    return Exhibit(caption)
+
+
+def glue_numbers(page: Page) -> None:
+    """Horizons by text, how many reach 32 tokens, and what they cost."""
+    for row in page.summary.itertuples():
+        glue(**{f"horizon_{row.source}": f"{row.mean:.0f} ± {row.sd:.0f}", f"n_{row.source}": f"{row.n}"})
+    cost = page.summary["cpu_seconds_per_token"]
+    exact_32 = ((page.runs["length"] >= 32) & page.runs["exact"]).sum()
+    glue(exact_32=f"{exact_32}", cpu_per_token=f"{cost.min():.1f}", cpu_per_token_most=f"{cost.max():.1f}")
