@@ -1,4 +1,4 @@
-"""Who looks at mem: the share of attention it gets, layer by layer, and what is left when a layer cannot see it."""
+"""The share of attention that mem gets, layer by layer and head by head."""
 
 from __future__ import annotations
 

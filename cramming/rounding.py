@@ -1,4 +1,4 @@
-"""How few bits mem vectors can be written in: rounding, packing into bytes, and what is exact after it."""
+"""Rounding: mem vectors in a few bits a number, packed into bytes and read back."""
 
 from __future__ import annotations
 

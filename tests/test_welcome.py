@@ -210,7 +210,7 @@ def test_examples_of_the_contributing_page_run(section, tmp_path, monkeypatch, c
         exec(compile(block, section, "exec"), names)
     assert re.fullmatch(PRINTED[section], capsys.readouterr().out)
     if section == "A page":
-        page = nbformat.read(next(tmp_path.rglob("goats.ipynb")), as_version=4)
+        page = nbformat.read(next(tmp_path.rglob("_executed/notebooks/goats.ipynb")), as_version=4)
         assert page.cells[-1].outputs[0]["text"] == "6\n"
 
 

@@ -143,7 +143,7 @@ def _foot(name: str, shown: provenance.Shown, runs: list[str], made: str) -> str
     )
     commands = [
         f".venv/bin/papermill notebooks/{name}.ipynb mine.ipynb {given}  # into a notebook of your own",
-        f".venv/bin/cramming book --page {name} {equal}  # in place, and the page built anew",
+        f".venv/bin/cramming book --page {name} {equal}  # beside the stored one, and the pages built anew",
         *(f".venv/bin/cramming sweep {store} --page {name}  # the runs alone" for store in shown.runs),
     ]
     files = f"<p>The runs it shows: {' · '.join(runs)}</p>" if runs else ""

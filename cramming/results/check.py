@@ -1,4 +1,4 @@
-"""Sweeps: a plan of runs, minus what the store holds, run here or in workers and stored one by one."""
+"""Every stored vector decoded again, and held against what its row claims."""
 
 from __future__ import annotations
 

@@ -22,6 +22,11 @@ from cramming.errors import CrammingError, first_line
 NAMES = ("serial", "dask")
 WORKERS = 2  # where no GPUs say how many
 System = Literal["slurm", "pbs", "lsf"]
+
+# Of a scheduler: a job goes to two workers at most, and to one that is free, since a job that waits at a worker when it
+# dies would count as lost with the one that was under way.
+TWICE_AT_MOST = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -93,10 +98,8 @@ class Dask:
                     f"no Dask scheduler answers at {self.scheduler!r} ({' '.join(str(error).split())[:80]}): "
                     "start one with `dask scheduler`, or leave --scheduler out"
                 ) from error
-            futures = {
-                client.submit(function, job, pure=False, priority=-i): job
-                for i, job in enumerate(jobs)  # earlier jobs first
-            }
+            # Earlier jobs first.
+            futures = {client.submit(function, job, pure=False, priority=-i): job for i, job in enumerate(jobs)}
             stack.callback(client.cancel, list(futures))
             for future in distributed.as_completed(list(futures), loop=client.loop):
                 job = futures.pop(future)
@@ -120,20 +123,19 @@ def here(workers: int = WORKERS, devices: Sequence[str] = ()) -> Any:
         devices: GPUs, as CUDA_VISIBLE_DEVICES names them, dealt out among the workers; none: no worker is told.
 
     Raises:
-        CrammingError: If the extra is missing.
+        CrammingError: If the extra is missing, or workers do not start.
     """
     distributed = _extra("distributed")
     options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.ERROR}
-    given = [{"CUDA_VISIBLE_DEVICES": devices[seat % len(devices)]} if devices else {} for seat in range(workers)]
-    # Any free port: the default, 8787, is warned of where another scheduler has it.
+    # Any free port: of the default, 8787, there is a warning where another scheduler has it.
     local = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    with _repeating_once():
+    with _extra("dask").config.set(TWICE_AT_MOST):
         cluster = distributed.SpecCluster(
             scheduler={"cls": distributed.Scheduler, "options": local}, silence_logs=logging.ERROR
         )
-    cluster.worker_spec |= {
-        seat: {"cls": distributed.Nanny, "options": options | {"env": env}} for seat, env in enumerate(given)
-    }
+    for seat in range(workers):
+        env = {"CUDA_VISIBLE_DEVICES": devices[seat % len(devices)]} if devices else {}
+        cluster.worker_spec[seat] = {"cls": distributed.Nanny, "options": options | {"env": env}}
     with contextlib.ExitStack() as stack:
         stack.callback(cluster.close)
         try:
@@ -146,17 +148,6 @@ def here(workers: int = WORKERS, devices: Sequence[str] = ()) -> Any:
             ) from error
         stack.pop_all()
     return cluster
-
-
-def _repeating_once() -> Any:
-    """Settings of schedulers begun within: a job goes to two workers at most, and to one that is free."""
-    return _extra("dask").config.set(
-        {
-            "distributed.scheduler.allowed-failures": 1,
-            # A job that waits at a worker when it dies would count as lost with the one that was under way.
-            "distributed.scheduler.worker-saturation": 1.0,
-        }
-    )
 
 
 def named(
@@ -198,7 +189,7 @@ def queued(system: System, jobs: int, **options: Any) -> Any:
         CrammingError: If the system is unknown, or the extra is missing.
     """
     kind = _kind(system)
-    with _repeating_once():
+    with _extra("dask").config.set(TWICE_AT_MOST):
         cluster = kind(**_job(system, **options))
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # unlike scale, replaces those that reach their walltime
     return cluster

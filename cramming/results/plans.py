@@ -1,4 +1,4 @@
-"""Sweeps: a plan of runs, minus what the store holds, run here or in workers and stored one by one."""
+"""Plans: which passages, which recipe, which model; the key of each run, and what of a plan is offered."""
 
 from __future__ import annotations
 

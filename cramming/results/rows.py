@@ -1,4 +1,4 @@
-"""What a text costs a model, token by token: told nothing of it, the least of that which must go, and given mem."""
+"""Rows: what a run comes to in the store, and the frames of rows that several studies read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The explorer: crammed passages token by token, as numbers in a page that book/_static/explorer.js makes clickable.
-
-Without the script, and on paper, the page shows the same numbers in plain tables.
-"""
+"""Traces: what a run saw at each step, thinned for the store, and read back as exact tokens against what was spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: one function each, a tidy frame in, a matplotlib figure out. The style is here and nowhere else."""
+"""What figures of several pages share: the style, colours and marks of texts, and how a page shows a figure."""
 
 from __future__ import annotations
 

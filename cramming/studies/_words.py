@@ -1,4 +1,4 @@
-"""A vector beside the text itself as context."""
+"""What tables and captions of several pages say alike: numbers with their spread, settings, costs."""
 
 from __future__ import annotations
 

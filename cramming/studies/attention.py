@@ -1,4 +1,4 @@
-"""Who looks at mem: the share of attention it gets, layer by layer, and what is left when a layer cannot see it."""
+"""Who looks at mem, layer by layer and token by token, and what is left when a layer cannot see it."""
 
 from __future__ import annotations
 

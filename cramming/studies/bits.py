@@ -1,4 +1,4 @@
-"""How few bits mem vectors can be written in: rounding, packing into bytes, and what is exact after it."""
+"""How few bits a number a mem vector needs: what is exact after rounding, noise and thinning."""
 
 from __future__ import annotations
 
