@@ -1,5 +1,5 @@
 # make book   the environment, the model, the notebooks, the pages; prints the path of index.html
-# make test   all that continuous integration runs
+# make test   all that continuous integration runs; with PAGES=all every stored output is compared, not only what may have changed
 # make lock   pin what the environment holds now
 # make clean  remove pages and caches; the environment and the results stay
 # Every target can be interrupted and called again.
@@ -10,6 +10,7 @@ INSTALLED := .venv/.installed
 # threads, those that wait for each other sleep, which leaves the core to the other process.
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+PAGES := changed
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .PHONY: book test environment chromium lock clean
@@ -24,7 +25,7 @@ test: environment chromium
 	$(BIN)/mypy
 	$(BIN)/cramming fetch
 	$(THREADS) $(BIN)/python -m pytest -m "not browser" $(PARALLEL)
-	TQDM_DISABLE=1 $(THREADS) $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
+	CRAMMING_PAGES=$(PAGES) TQDM_DISABLE=1 $(THREADS) $(BIN)/python -m pytest $(NBVAL) $(PARALLEL) notebooks
 	$(BIN)/cramming book --no-execute
 	$(BIN)/python -m pytest -m browser --numprocesses auto tests/browser
 

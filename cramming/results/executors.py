@@ -23,7 +23,7 @@ NAMES = ("serial", "dask")
 WORKERS = 2  # where no GPUs say how many
 System = Literal["slurm", "pbs", "lsf"]
 
-# Of a scheduler: a job goes to two workers at most, and to one that is free, since a job that waits at a worker when it
+# Of a scheduler: a job goes to two workers at most, and to one that is free, since a job that waits at a worker that
 # dies would count as lost with the one that was under way.
 TWICE_AT_MOST = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
 

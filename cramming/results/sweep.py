@@ -147,7 +147,7 @@ def results(
     *,
     store: Store | None = None,
     progress: bool = True,
-    on_model: Callable[[FrozenLM], object] | None = None,
+    models: dict[str, FrozenLM] | None = None,
 ) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
@@ -156,7 +156,7 @@ def results(
         page: The notebook's name, if only the runs that it shows are wanted.
         store: Where results are looked up and go; by default `store_of` the scale.
         progress: Whether to show bars while something is computed.
-        on_model: Called with each model of the plan, for those who need it afterwards.
+        models: Those already loaded by name; whoever gives a dict finds the plan's models in it afterwards.
 
     Returns:
         The store's frame, and of each row's model the columns provenance (which weights, in a phrase), width and
@@ -165,10 +165,9 @@ def results(
     plan, store = load_plan(scale).of(page), store or store_of(scale)
     about = []
     for name in plan.models:
-        lm = load(name, dtype=plan.dtype)
+        loaded = {} if models is None else models
+        lm = loaded.setdefault(name, loaded.get(name) or load(name, dtype=plan.dtype))
         sweep(plan, lm, store, progress=progress)
-        if on_model:
-            on_model(lm)
         keys = {
             key_of(lm, experiment, passage) for experiment in plan.on(lm.name) for passage in offered(experiment, lm)
         }

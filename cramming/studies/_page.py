@@ -28,15 +28,20 @@ class Page:
 
     def __init__(self, name: str, scale: str) -> None:
         self.scale, self.plan, self.store = scale, load_plan(scale).of(name), store_of(scale)
-        self._models: list[FrozenLM] = []
-        keep = self._models.append if len(self.plan.models) == 1 else None  # of several, each takes the other's place
-        self.results: pd.DataFrame = results(scale, name, on_model=keep)
+        # Of several models, each takes the place of the one before.
+        self._models: dict[str, FrozenLM] | None = {} if len(self.plan.models) == 1 else None
+        self.results: pd.DataFrame = self.more(name)
         self.shown: list[tuple[str, pd.DataFrame]] = [(scale, self.results)]
+
+    def more(self, name: str) -> pd.DataFrame:
+        """The rows that another page, or a part of one, shows of the same plan; models stay loaded."""
+        return results(self.scale, name, models=self._models)
 
     @cached_property
     def lm(self) -> FrozenLM:
         """The plan's model, the first of several."""
-        return self._models[0] if self._models else load(self.plan.models[0], dtype=self.plan.dtype)
+        [name, *_] = self.plan.models
+        return (self._models or {}).get(name) or load(name, dtype=self.plan.dtype)
 
     @cached_property
     def vectors(self) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.paths import BENCHMARKS
 from cramming.recipes import Recipe, changed_fields, recipe
-from cramming.results import estimate, sweep, traces
+from cramming.results import estimate, traces
 from cramming.results.estimate import SYSTEMS, step_cost
 from cramming.results.published import published
 from cramming.results.rows import of_kind
@@ -37,7 +37,7 @@ class Page(AnyPage):
         self.benchmark = pd.read_parquet(BENCHMARKS / "step_cost.parquet")
         self.steps = step_cost(self.benchmark)
         self.summary = estimate.systems_summary(self.costs, self.steps)
-        self.variants = sweep.results(scale, "cost_variants")
+        self.variants = self.more("cost_variants")
         self.shown.append((scale, self.variants))
         first = self.benchmark.iloc[0]
         self.machine = f"{first['device']}, {first['threads']} threads, {first['dtype']}, {first['versions']}"

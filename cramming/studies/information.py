@@ -300,10 +300,10 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
     """
     figure, axis = plt.subplots(figsize=(7.5, 3.8))
     some = frame[frame["past"].between(-before + 1, behind)]
-    middle = np.floor((some["past"] - 1) / width) * width + (width + 1) / 2
+    some = some.assign(middle=np.floor((some["past"] - 1) / width) * width + (width + 1) / 2)
     marks = source_marks(some["source"])
     for (source, (colour, marker)), style in zip(marks.items(), itertools.cycle(LINES), strict=False):
-        mine = some[some["source"] == source].assign(middle=middle)
+        mine = some[some["source"] == source]
         means = mine.groupby(["passage", "middle"])["bits_saved"].mean().groupby("middle")
         axis.errorbar(means.mean().index, means.mean(), yerr=means.sem(), fmt=marker, linestyle=style, color=colour,
                       capsize=2, label=f"{source} (n = {mine['passage'].nunique()})")  # fmt: skip
