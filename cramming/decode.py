@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from cramming.errors import CrammingError
-from cramming.memories import VECTORS, Vectors
+from cramming.memories import VECTORS, Feed, Vectors
 from cramming.models import FrozenLM
 
 
@@ -161,20 +162,40 @@ def greedy(
     if memory.one_pass:
         best = lm.model(**feed.inputs()).logits[0, -n_tokens:].float().topk(2)
         return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
-    embed = lm.model.get_input_embeddings()
-    inputs, tokens, gaps = feed.inputs(use_cache=cached), [], []
+    ways = generated(lm, feed.inputs(use_cache=True), n_tokens) if cached else _anew(lm, feed, n_tokens)
+    best = torch.cat(list(ways)).float().topk(2)
+    return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
+
+
+@torch.no_grad()
+def generated(lm: FrozenLM, inputs: Mapping[str, Any], n_tokens: int) -> Iterator[torch.Tensor]:
+    """Logits (B, V) of each step of greedy decoding: the argmax is fed to the next, with what the model carries on.
+
+    Args:
+        lm: The frozen model.
+        inputs: Its arguments at the first step, with `use_cache`; if `attention_mask` and `position_ids` are among
+            them they go on too.
+        n_tokens: Steps.
+    """
+    inputs = dict(inputs)
     for _ in range(n_tokens):
         out = lm.model(**inputs)
-        best = out.logits[0, -1].float().topk(2)
-        tokens.append(best.indices[0])
-        gaps.append(best.values[0] - best.values[1])
-        following = embed(best.indices[:1])[None]
-        if cached:
-            inputs = {"inputs_embeds": following, "use_cache": True, **carried(out)}
-        else:
-            feed = replace(feed, embeds=torch.cat([feed.embeds, following], dim=1))
-            inputs = feed.inputs()
-    return torch.stack(tokens), torch.stack(gaps)
+        logits = out.logits[:, -1]
+        yield logits
+        inputs |= {"inputs_embeds": lm.model.get_input_embeddings()(logits.argmax(1, keepdim=True)), **carried(out)}
+        if "attention_mask" in inputs:
+            mask = inputs["attention_mask"]
+            inputs["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
+
+
+def _anew(lm: FrozenLM, feed: Feed, n_tokens: int) -> Iterator[torch.Tensor]:
+    """The same as `generated`, the whole sequence run anew for every token."""
+    for _ in range(n_tokens):
+        logits = lm.model(**feed.inputs()).logits[:, -1]
+        yield logits
+        following = lm.model.get_input_embeddings()(logits.argmax(1, keepdim=True))
+        feed = replace(feed, embeds=torch.cat([feed.embeds, following], dim=1))
 
 
 def carried(out: Mapping[str, object]) -> dict[str, object]:

@@ -6,18 +6,16 @@ fed for it; everything else (loss, optimiser, growth, budget, checkpoints, certi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import pandas as pd
 import torch
 from transformers import DynamicCache
 
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
-from cramming.recipes import MemoryName, Recipe
+from cramming.recipes import MemoryName
 
 
 @dataclass(frozen=True)
@@ -138,28 +136,6 @@ VECTORS = Vectors()
 MEMORIES: dict[str, Vectors] = {memory.name: memory for memory in (VECTORS, Prefix(), ProtoTokens())}
 
 
-def sized(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """Runs with what their passages were crammed into.
-
-    Args:
-        results: Rows of the store.
-        vectors: What the store keeps for them, by key.
-
-    Returns:
-        The rows with the columns memory and floats (numbers trained for the passage).
-
-    Raises:
-        CrammingError: If a row has nothing kept for it.
-    """
-    missing = set(results["key"]) - set(vectors)
-    if missing:
-        raise CrammingError(f"run {min(missing)} has no vector in the store: restore its shard")
-    return results.assign(
-        memory=results["recipe_json"].map(lambda text: Recipe.model_validate_json(text).memory),
-        floats=results["key"].map(lambda key: vectors[key].numel()),
-    )
-
-
 def _start_id(lm: FrozenLM) -> int:
     """The token that the model's texts begin with, or else the one that they end with."""
     ids = lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id
@@ -190,4 +166,4 @@ def _past(lm: FrozenLM, embeds: torch.Tensor) -> tuple[tuple[torch.Tensor, torch
     cache = lm.model.base_model(inputs_embeds=embeds, use_cache=True).get("past_key_values")
     if cache is None:
         raise CrammingError(f"{lm.name} keeps no keys and values, so it takes no prefix: use the memory vectors")
-    return tuple((layer.keys, layer.values) for layer in cache.layers)  # noqa: PD011
+    return tuple((layer.keys, layer.values) for layer in cache.layers)

@@ -14,7 +14,7 @@ from cramming.decode import certify, greedy, reading_seconds, teacher_forced
 from cramming.engine import cram, score
 from cramming.errors import CrammingError
 from cramming.horizon import horizon
-from cramming.memories import MEMORIES, _line_break, _past, _start_token, _units, sized
+from cramming.memories import MEMORIES, _line_break, _past, _start_token, _units
 from cramming.recipes import recipe
 from cramming.results.check import recheck
 from cramming.results.plans import Plan
@@ -192,12 +192,12 @@ def test_store_keeps_any_memory_and_checks_it(tiny_llama, tmp_path):
     assert sweep(plan, tiny_llama, store, progress=False) == 0
     again = recheck(store, progress=False)
     assert again["exact_now"].tolist() == again["exact"].tolist()
-    runs = sized(store.frame(), store.vectors())
+    runs = memories_page.sized(store.frame(), store.vectors())
     assert runs.groupby(["memory", "n_vectors"])["floats"].unique().map(list).to_dict() == {
         ("prefix", 1): [128], ("prefix", 2): [256], ("proto", 2): [128],
     }  # fmt: skip
     with pytest.raises(CrammingError, match="has no vector in the store"):
-        sized(store.frame(), {})
+        memories_page.sized(store.frame(), {})
 
 
 def test_vectors_are_the_default_and_leave_old_keys(tiny_llama):

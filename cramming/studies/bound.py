@@ -92,9 +92,9 @@ def show_table(page: Page) -> Exhibit:
     """What is removed, and what would do, by text."""
     runs = page.horizons
     caption = (
-        f"**What is removed, and what would do.** {words.setting(runs)}; exact horizons within {words.budgets(runs)} a "
-        "passage. All in bits of the model's own cross-entropy, token 0 left out; mean ± sample standard deviation over "
-        f"passages; the last two columns are shares of sums. {words.cost(runs)}."
+        f"**What is removed, and what would do.** {words.setting(runs)}; exact horizons within {words.budgets(runs)} "
+        "a passage. All in bits of the model's own cross-entropy, token 0 left out; mean ± sample standard deviation "
+        f"over passages; the last two columns are shares of sums. {words.cost(runs)}."
     )
     return Exhibit(caption, reduction_table(page.reduction))
 
@@ -104,8 +104,8 @@ def show_figure(page: Page) -> Exhibit:
     done = page.reduction
     ratio, bits = done["removed_bits"] / done["least_bits"], done["bits"].sum()
     caption = (
-        f"**Cramming removes {ratio.mean():.1f} times what would be needed.** One mark a passage; the line is what would "
-        f"just do. Of all bits of these prefixes cramming removes {done['removed_bits'].sum() / bits:.0%}, and "
+        f"**Cramming removes {ratio.mean():.1f} times what would be needed.** One mark a passage; the line is what "
+        f"would just do. Of all bits of these prefixes cramming removes {done['removed_bits'].sum() / bits:.0%}, and "
         f"{done['least_bits'].sum() / bits:.0%} would be enough: over passages the ratio is {ratio.mean():.2f} ± "
         f"{ratio.std():.2f}. {words.setting(page.horizons)}; n = {len(done)}."
     )

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cramming import decode, metrics, recipes, rounding
-from cramming.decode import carried
+from cramming.decode import carried, generated
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published
@@ -343,13 +343,8 @@ def _predictions(lm: FrozenLM) -> Generator[Any, int, None]:
 @torch.no_grad()
 def _greedy(lm: FrozenLM, mems: torch.Tensor, n: int) -> list[list[int]]:
     """n tokens from each of the mems (B, k, d), all side by side."""
-    inputs, state, tokens = mems.to(lm.device, lm.dtype), dict[str, Any](), []
-    for _ in range(n):
-        out = lm.model(inputs_embeds=inputs, use_cache=True, **state)
-        state = carried(out)
-        tokens.append(out.logits[:, -1].argmax(1, keepdim=True))
-        inputs = lm.model.get_input_embeddings()(tokens[-1])
-    return torch.cat(tokens, dim=1).tolist()
+    steps = generated(lm, {"inputs_embeds": mems.to(lm.device, lm.dtype), "use_cache": True}, n)
+    return torch.stack([logits.argmax(1) for logits in steps], dim=1).tolist()
 
 
 def _each(read: Callable[[bytes], bytes]) -> Callable[[Sequence[bytes]], list[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -13,10 +14,10 @@ from matplotlib.figure import Figure
 
 from cramming import metrics
 from cramming.decode import reading_seconds
-from cramming.memories import MEMORIES, sized
+from cramming.errors import CrammingError
+from cramming.memories import MEMORIES
 from cramming.models import FrozenLM
 from cramming.recipes import RECIPES, Recipe, changed_fields
-from cramming.results import sweep
 from cramming.results.rows import device_name, of_kind
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import _words as words
@@ -43,12 +44,12 @@ class Page(AnyPage):
     def __init__(self, scale: str, read_tokens: int) -> None:
         super().__init__("memories", scale)
         self.read_tokens = read_tokens
-        self.tuning = sweep.results(scale, "memories_tuning")
+        self.tuning = self.more("memories_tuning")
         self.shown.append((scale, self.tuning))
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """From `cramming.memories.sized`, of the page's runs."""
+        """From `sized`, of the page's runs."""
         return sized(self.results, self.vectors)
 
     @cached_property
@@ -73,11 +74,33 @@ class Page(AnyPage):
         return f"{words.budgets(self.results)} a passage"
 
 
+def sized(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+    """Runs with what their passages were crammed into.
+
+    Args:
+        results: Rows of the store.
+        vectors: What the store keeps for them, by key.
+
+    Returns:
+        The rows with the columns memory and floats (numbers trained for the passage).
+
+    Raises:
+        CrammingError: If a row has nothing kept for it.
+    """
+    missing = set(results["key"]) - set(vectors)
+    if missing:
+        raise CrammingError(f"run {min(missing)} has no vector in the store: restore its shard")
+    return results.assign(
+        memory=results["recipe_json"].map(lambda text: Recipe.model_validate_json(text).memory),
+        floats=results["key"].map(lambda key: vectors[key].numel()),
+    )
+
+
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """What several memories hold, their floats and their cost, and each against mem vectors of as many floats.
 
     Args:
-        runs: Rows of kind horizon, from `cramming.memories.sized`.
+        runs: Rows of kind horizon, from `sized`.
 
     Returns:
         One row a memory and number of its parts, by floats: floats, memory, parts, n, mean, sd, low, high (exact
@@ -123,7 +146,7 @@ def readings(lm: FrozenLM, runs: pd.DataFrame, vectors: Mapping[str, torch.Tenso
 
     Args:
         lm: The frozen model.
-        runs: From `cramming.memories.sized`.
+        runs: From `sized`.
         vectors: What the store keeps for them, by key.
         most: Tokens.
 
@@ -184,7 +207,7 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     """The recipes that were tried for each memory, the best first: one row a memory and change.
 
     Args:
-        runs: From `cramming.memories.sized`.
+        runs: From `sized`.
     """
     base, rows = RECIPES["horizon"].model_dump(exclude={"name", "memory", "max_token_passes"}), []
     for (memory, parts, text), some in of_kind(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
@@ -206,8 +229,8 @@ def summary_figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         runs: The runs it sums up.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.4))
-    styles = ((COLOURS[0], "o", "-"), (COLOURS[1], "s", "--"), (COLOURS[2], "^", ":"))
-    for i, (memory, (colour, marker, line)) in enumerate(zip(LABELS, styles, strict=True)):
+    styles = itertools.cycle(zip(COLOURS, "os^D", ("-", "--", ":", "-."), strict=True))
+    for i, (memory, (colour, marker, line)) in enumerate(zip(LABELS, styles, strict=False)):
         some, each = frame[frame["memory"] == memory], runs[runs["memory"] == memory]
         if some.empty:
             continue

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from wordfreq import zipf_frequency
 
 from cramming import metrics
-from cramming.decode import nats_and_gaps
+from cramming.decode import generated, nats_and_gaps
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.plans import offered
@@ -469,7 +469,7 @@ def paired(
 
 def _needs_attention(lm: FrozenLM) -> None:
     """Several sequences go on from one state here, and padded ones side by side: a recurrent state allows neither."""
-    if lm.context_length is None:
+    if not lm.attends:
         raise CrammingError(f"{lm.name} has no attention: take a model of another architecture than Mamba")
 
 
@@ -530,19 +530,9 @@ def _greedy(lm: FrozenLM, fronts: Sequence[Front], n_tokens: int) -> torch.Tenso
     lengths = torch.tensor([[len(front.embeds)] for front in fronts], device=lm.device)
     # Padding stands on the left and is masked, so that all write at the same place.
     mask = (torch.arange(longest, device=lm.device) >= longest - lengths).long()
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    state: Any = None
-    tokens = []
-    for _ in range(n_tokens):
-        out = lm.model(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=places, past_key_values=state, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        best = out.logits[:, -1].argmax(1, keepdim=True)
-        tokens.append(best)
-        inputs, state, places = lm.model.get_input_embeddings()(best), out.past_key_values, places[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return torch.cat(tokens, dim=1)
+    places = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    steps = generated(lm, {"inputs_embeds": inputs, **places, "use_cache": True, "logits_to_keep": 1}, n_tokens)
+    return torch.stack([logits.argmax(1) for logits in steps], dim=1)
 
 
 def _repeated(tokens: Sequence[int]) -> float:
