@@ -86,5 +86,5 @@ def test_reduction_compares_a_horizon_with_the_least_over_the_same_tokens():
     table = bound.reduction_table(done).iloc[0]
     assert (table["removed over least"], table["least over all"], table["removed over all"]) == ("8.25", "11%", "92%")
     assert isinstance(bound.reduction_figure(done), Figure)
-    with pytest.raises(CrammingError, match="surprise covers 3 tokens of novels/a: give 4 or more"):
+    with pytest.raises(CrammingError, match="surprisal covers 3 tokens of novels/a: give 4 or more"):
         bound.reduction(runs, surprise_of("novels/a", 2))
