@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cramming.book import build, execute, stage
+from cramming.book import build, execute, inputs, stage
 from cramming.book.provenance import defaults
 from cramming.errors import CrammingError
+from cramming.results.store import SCHEMA, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "notebooks/page.ipynb"
@@ -309,3 +311,38 @@ def test_stored_notebooks_are_clean_complete_and_their_figures_described(name):
         assert not any("image/png" in output.get("data", {}) for output in cell.outputs), f"cell {number}: no drawing"
         if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
             assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), f"cell {number}: figure without alt"
+
+
+def test_rows_and_plan_of_a_page_are_among_what_it_hangs_on(root, smoke_store, monkeypatch):
+    """A row made anew, or another passage in the plan of the page, has it run again; other pages' rows do not."""
+    store = root / "data" / "results" / "smoke"
+    shutil.copytree(smoke_store, store)
+    keys = sorted(Store(store).keys())
+    plans = root / "data" / "plans"
+    plans.mkdir()
+    entry = {"kind": "cram", "recipe": "best", "source": "novels", "n": 1, "lengths": [4]}
+    other = entry | {"n": 2, "pages": ["other"]}
+    mine = yaml.safe_dump({"model": "tiny-llama", "experiments": [entry | {"pages": ["page"]}, other]})
+    (plans / "smoke.yaml").write_text(mine)
+    monkeypatch.setattr("cramming.results.plans.PLANS", plans)
+    notebook = new_notebook(cells=[new_code_cell('scale = "smoke"', metadata={"tags": ["parameters"]})])
+    foot = f'<div class="provenance" data-store="smoke" data-keys="{keys[0][:16]}" data-said=""></div>'
+    notebook.cells.append(new_code_cell("1", outputs=[new_output("display_data", data={"text/html": foot})]))
+
+    def digest() -> str:
+        return inputs.digest(root, NAME, notebook, {})
+
+    first = digest()
+    (plans / "smoke.yaml").write_text(mine.replace("n: 2", "n: 3"))
+    assert digest() == first
+    (plans / "smoke.yaml").write_text(mine.replace("n: 1", "n: 4"))
+    assert digest() != first
+    (plans / "smoke.yaml").write_text(mine)
+    vectors, frame = Store(store).vectors(), Store(store).frame().set_index("key", drop=False)
+    for key, same in ((keys[1], True), (keys[0], False)):
+        shutil.rmtree(store)
+        copy = Store(store)
+        for row in frame.to_dict("records"):
+            row = row | ({"cpu_seconds": 99.0} if row["key"] == key else {})
+            copy.add({name: row[name] for name in SCHEMA.names}, vectors[row["key"]])
+        assert (digest() == first) is same

@@ -92,20 +92,18 @@ def _injected(cell: NotebookNode) -> bool:
 def _plan(value: str, page: str) -> str:
     """The part of a plan that a page shows, if the value of a parameter, as it is written, names one."""
     try:
-        named = ast.literal_eval(value)
-        plan = load_plan(named) if isinstance(named, str) else None
-    except (CrammingError, ValueError):
-        return ""
-    if plan is None:
+        plan = load_plan(str(ast.literal_eval(value)))
+    except (CrammingError, ValueError, SyntaxError, OSError):  # most values name none, such as a text to be crammed
         return ""
     if any(page in experiment.pages for experiment in plan.experiments):
         plan = plan.of(page)
-    return plan.model_dump_json()
+    return plan.model_dump_json(exclude_defaults=True)  # a new key of plans changes none of the old
 
 
 def _rows(folder: Path, keys: tuple[str, ...]) -> list[str]:
     rows = _store(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.parquet"))))
-    return rows[rows["key"].str[:KEY].isin(keys)].sort_values("key").map(repr).agg(" ".join, axis=1).to_list()
+    shown = rows[rows["key"].str[:KEY].isin(keys)].sort_values("key")
+    return [repr(row) for row in shown.itertuples(index=False, name=None)]
 
 
 @cache
