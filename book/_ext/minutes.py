@@ -38,8 +38,7 @@ def seconds(tree: nodes.Node) -> float:
         return len(tree.split()) * 60 / WORDS_A_MINUTE
     if isinstance(tree, _LEFT_OUT):
         return 0
-    # A picture glued in from another page has no node of its own yet.
-    if isinstance(tree, nodes.image) or (isinstance(tree, nodes.figure) and "picture" in tree):
+    if isinstance(tree, nodes.image):
         return SECONDS_A_FIGURE + sum(map(seconds, tree.children))
     if isinstance(tree, nodes.container) and tree.get("nb_element") == "mime_bundle":
         forms = {form.get("mime_type"): form for form in tree.children}

@@ -84,6 +84,14 @@ def test_every_figure_and_table_leads_to_its_files(page, site):
         assert "papermill" in page.locator("#made-from").inner_text()
 
 
+def test_the_landing_page_has_its_picture(page, site):
+    open_page(page, site + pages()[0])
+    shown = page.locator("figure.finding img")
+    assert shown.count() == 1
+    assert shown.bounding_box()["width"] > 300
+    assert shown.evaluate("image => image.complete && image.naturalWidth > 0")
+
+
 def test_a_number_in_the_prose_names_its_notebook_and_its_runs(page, site):
     open_page(page, site + pages()[0])
     numbers = page.eval_on_selector_all("a.glued", "all => all.map(a => [a.innerText, a.title, a.href])")
