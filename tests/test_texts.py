@@ -181,7 +181,7 @@ def test_from_text(tokenizer):
         ({"length": 0}, "length=0: expected a whole number of 1 or more"),
         ({"length": -3}, "length=-3: expected a whole number of 1 or more"),
         ({"n": 57}, "n=57 is more than the 56 texts of source 'novels': use 56 or fewer"),
-        ({"folder": "here"}, "folder 'here' is of no use to source 'novels': it is for pg19 and fanfics"),
+        ({"folder": "here"}, "folder 'here' has no use with source 'novels': it replaces pg19 or fanfics"),
     ],
 )
 def test_errors_of_passages(tokenizer, arguments, message):
