@@ -302,19 +302,19 @@ class _Run:
         self.whole = False
         self.steps += 1
         self.token_passes += self.fed
-        won = gaps > recipe.stop_margin
+        won = gaps > recipe.stop_margin  # (n,), as nats and gaps; n tokens are under optimisation
         solved = bool(won[self.first :].all())
-        hits = (gaps > 0)[self.first :].float()
+        hits = (gaps > 0)[self.first :].float()  # (n,), or (n - 1,) where token 0 is given
         # With growth the longest prefix counts, without it the number of right tokens.
         count = int((won[self.first :].int().cumprod(0) if recipe.growth else hits).sum())
         self.trace.append(Step(self.steps, n, nats[self.first :].mean().item(), hits.mean().item(), self.token_passes))
         better = count > self.best or (solved and count == self.best)
-        before = self.to_mem(self.param)
+        before = self.to_mem(self.param)  # (k, d)
         self._refocus(won)
-        self.update(gradient)
+        self.update(gradient)  # (k, d)
         if better:
             if self.path is not None:
-                self.path = torch.cat([self.path, before.expand(count - self.best, -1, -1)])
+                self.path = torch.cat([self.path, before.expand(count - self.best, -1, -1)])  # (count, k, d)
             self.best, self.best_step = count, self.steps
             self.mem = before if recipe.keep == "measured" else self.to_mem(self.param)
         if count > self.held:
@@ -467,11 +467,11 @@ class _Packing:
 
     def run(self, lm: FrozenLM, feed: Feed) -> torch.Tensor:
         """Last hidden states of the rows, (B, T, h), from what they are fed. Past a row's end: noise."""
-        embeds, ahead = feed.embeds, int(bool(feed.past))
+        embeds, ahead = feed.embeds, int(bool(feed.past))  # (B, T, d)
         shape = self.sequences, self.size
-        owner = torch.full(shape, -1)
+        owner = torch.full(shape, -1)  # (S, N): S sequences of N positions, -1 where there is padding
         source, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        target = torch.zeros(embeds.shape[:2], dtype=torch.long)
+        target = torch.zeros(embeds.shape[:2], dtype=torch.long)  # (B, T)
         for row, ((sequence, offset), n) in enumerate(zip(self.slots, self.fed, strict=True)):
             here = slice(offset, offset + n)
             owner[sequence, here] = row
@@ -479,6 +479,7 @@ class _Packing:
             source[sequence, here] = row * embeds.shape[1] + torch.arange(n)
             target[row, :n] = sequence * self.size + offset + torch.arange(n)
         sees = (owner[:, :, None] == owner[:, None, :]) & torch.ones(self.size, self.size, dtype=torch.bool).tril()
+        # sees: (S, N, N), or (S, N, B + N) behind prefixes
         if ahead:  # in front of every sequence stand the prefixes of all rows, and each row sees its own
             sees = torch.cat([owner[:, :, None] == torch.arange(len(self.fed)), sees], dim=2)
         past = tuple(
@@ -489,13 +490,13 @@ class _Packing:
             for keys, values in feed.past
         )
         mask = torch.zeros(sees.shape, dtype=embeds.dtype).masked_fill(~sees, torch.finfo(embeds.dtype).min)
-        packed = embeds.flatten(0, 1)[source.to(embeds.device)]
+        packed = embeds.flatten(0, 1)[source.to(embeds.device)]  # (S, N, d)
         hidden = lm.model.base_model(
             **Feed(packed, past).inputs(),
             attention_mask=mask[:, None].to(embeds.device),
             position_ids=position.to(embeds.device),
-        ).last_hidden_state
-        return hidden.flatten(0, 1)[target.to(embeds.device)]
+        ).last_hidden_state  # (S, N, h)
+        return hidden.flatten(0, 1)[target.to(embeds.device)]  # (B, T, h)
 
 
 class _FusedHead(torch.autograd.Function):

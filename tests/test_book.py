@@ -113,6 +113,19 @@ def test_what_a_page_does_not_hang_on_leaves_its_outputs(root):
     assert printed(root) == ["3\n21\n"]
 
 
+def test_comments_and_docstrings_decide_nothing(root):
+    write(root, "if False:\n    import cramming")
+    package = root / "cramming" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text('"""One."""\n\n\ndef f(x):\n    """Two."""\n    return x  # three\n')
+    execute.execute(root, progress=False)
+    execute.store(root)
+    package.write_text('"""Another."""\n# and more\n\ndef f(x):\n    return x\n')
+    assert execute.holds(root, NAME)
+    package.write_text('"""Another."""\n\n\ndef f(x):\n    return x + 0\n')
+    assert not execute.holds(root, NAME)
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

@@ -38,7 +38,7 @@ _ROW = ["key", "length", "exact", "margin", "steps", "token_passes", "cpu_second
 def digest(root: Path, name: str, notebook: NotebookNode, parameters: Mapping[str, Any]) -> str:
     """SHA-256 of what decides the outputs of a notebook; its prose does not.
 
-    That is its cells of code and parameters, the modules of this package that they import, directly or through others,
+    That is its cells of code and parameters, the code of this package's modules that they import, directly or not,
     the plans that a parameter names (of these the part that the page shows), the rows that the page shows, the other
     data, and the packages that do the arithmetic.
 
@@ -52,7 +52,7 @@ def digest(root: Path, name: str, notebook: NotebookNode, parameters: Mapping[st
     shown = read(notebook)
     values = [parameter.value for parameter in shown.parameters] + list(map(repr, parameters.values()))
     parts: list[object] = [cells, sorted(parameters.items())]
-    parts += [(path.as_posix(), _sha(root / path)) for path in modules(root, cells)]
+    parts += [(path.as_posix(), _code((root / path).read_text(encoding="utf-8"))) for path in modules(root, cells)]
     parts += [_plan(value, Path(name).stem) for value in values]
     parts += [_rows(root / "data" / "results" / store, tuple(keys)) for store, keys in sorted(shown.runs.items())]
     parts += [_folder(root, data) for data in DATA] + [_packages(root / "requirements.lock")]
@@ -83,6 +83,16 @@ def _imported(root: Path, source: str) -> list[Path]:
     stems = {Path(*part[:i]) for part in parts for i in range(1, len(part) + 1)}
     files = [file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")]
     return [file for file in files if (root / file).is_file()]
+
+
+@cache
+def _code(source: str) -> str:
+    """A module without its comments and docstrings, which decide nothing."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def _injected(cell: NotebookNode) -> bool:
