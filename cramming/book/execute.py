@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from cramming.book.inputs import digest
+from cramming.book.inputs import digest, injected
 from cramming.book.provenance import KERNEL, defaults
 from cramming.errors import CrammingError, first_line
 from cramming.files import atomic, read_yaml
@@ -157,7 +157,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
-        if _injected(cell):
+        if injected(cell):
             cell["id"] = "injected-parameters"
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
@@ -249,9 +249,5 @@ def _figures(root: Path, name: str) -> Path:
     return root / FIGURES / f"{Path(name).stem}.zip"
 
 
-def _injected(cell: NotebookNode) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
-
-
 def _own_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if not _injected(cell)]
+    return [cell for cell in notebook.cells if not injected(cell)]

@@ -48,7 +48,7 @@ def digest(root: Path, name: str, notebook: NotebookNode, parameters: Mapping[st
         notebook: The notebook with its stored outputs, whose last cell says which rows it shows.
         parameters: Those that differ from the notebook's own.
     """
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not _injected(cell)]
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not injected(cell)]
     shown = read(notebook)
     values = [parameter.value for parameter in shown.parameters] + list(map(repr, parameters.values()))
     parts: list[object] = [cells, sorted(parameters.items())]
@@ -95,7 +95,8 @@ def _code(source: str) -> str:
     return ast.unparse(tree)
 
 
-def _injected(cell: NotebookNode) -> bool:
+def injected(cell: NotebookNode) -> bool:
+    """Whether papermill put the cell in, for parameters that differ from the notebook's own."""
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
