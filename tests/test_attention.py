@@ -91,10 +91,18 @@ def test_tables_and_figures(setup):
         "share of attention, %"
     ]
     each = shares.groupby("passage")["share"].mean() * 100
-    assert table["mem, ours"] == f"{each.mean():.1f} ± {each.std():.1f}"
-    assert table["mem, progressive, HuggingFaceTB/SmolLM2-135M"] == "60.8 ± 17.6"
+    assert table["mem, ours (n = 2)"] == f"{each.mean():.1f} ± {each.std():.1f}"
+    assert table["published: mem, progressive"] == "60.8 ± 17.6"
     cut = attention_page.knock_out(lm, [mem], [passage])
     assert np.isfinite(cut[["right", "nats"]]).all(axis=None)
     assert isinstance(attention_page.maps_figure(shares, plain), Figure)
     assert isinstance(attention_page.by_position_figure(shares), Figure)
     assert isinstance(attention_page.knock_out_figure(cut), Figure)
+    right = cut.pivot_table("right", "passage", ["hidden", "layer"]) * 100
+    [still] = attention_page.knock_out_table(right).to_dict().values()
+    for name, column in (
+        ("nowhere", ("none", -1)),
+        ("everywhere", ("from", 0)),
+        ("the first half, 0 to 0", ("one", 0)),
+    ):
+        assert still[name].startswith(f"{right[column].mean():.0f} (")

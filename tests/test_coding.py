@@ -130,14 +130,15 @@ def test_sizes_by_hand():
     sizes = compression.file_sizes(frame, together)
     vector = sizes.loc["vector, fewest bits"]
     assert (vector["n"], vector["same"], vector["mean"]) == (2, 1, 53)
-    assert vector["of_text"] == pytest.approx(106 / 32)
-    assert vector["of_ids"] == pytest.approx(106 * 8 / 160)
-    assert (vector["per_character"], vector["per_token"]) == pytest.approx((106 * 8 / 30, 106 * 8 / 10))
+    assert vector[["times", "times_low", "times_high"]].tolist() == [3, 2, 4]
+    assert sizes.loc["text", ["times", "times_low", "times_high"]].tolist() == [1, 1, 1]
+    assert vector["per_token"] == pytest.approx(106 * 8 / 10)
     # Vectors do not share anything: all of them take what they take one by one.
-    assert (vector["together"], vector["together_same"]) == (106, False)
+    assert vector["together_of_text"] == pytest.approx(106 / 32)
     assert sizes.loc["text", "together_of_text"] == 0.5
     table = compression.file_table(sizes)
-    assert table.loc["vector, fewest bits", ["came back", "range"]].tolist() == ["1 of 2", "22 to 84"]
+    told = table.loc["vector, fewest bits", ["bytes a passage", "times its text", "came back"]]
+    assert told.tolist() == ["53 ± 44", "3.00 (2.00 to 4.00)", "1 of 2"]
     ratio = compression.file_ratio(frame, "vector, fewest bits", "text")
     assert (ratio["n"], ratio["mean"], ratio["least"], ratio["most"]) == (2, 3, 2, 4)
     with pytest.raises(CrammingError, match="no file was written by 'zip'"):
@@ -162,5 +163,7 @@ def test_units_of_the_title():
     assert here.loc["bits the model lacks over bits", "text"] == pytest.approx(14 / math.log(2))
     assert here.loc["bytes of UTF-8 over bytes", "ratio"] == pytest.approx(5 * 3.2 / 128)
     table = compression.unit_table(units)
-    assert table.loc["tokens over vectors", ("Llama-3.1-8B (published)", "ratio")] == "× 1,568"
-    assert table.loc["tokens over numbers", ("Llama-3.1-8B (published)", "ratio")] == "× 0.38"
+    assert table.loc["tokens over vectors", "Llama-3.1-8B (published)"] == "× 1,568"
+    assert table.loc["tokens over numbers", "Llama-3.1-8B (published)"] == "× 0.38"
+    assert table.loc["tokens over numbers", "Llama-3.1-8B (published): text / vector"] == "1,568 / 4,096"
+    assert table.loc["tokens over vectors", "tiny-llama (here)"] == "× 5"

@@ -137,19 +137,21 @@ def test_context_is_worth_mem_where_it_first_tells_as_much():
             by_hand(passage="novels/b", mem=2.0, c16=2.0, c32=6.0),
         ]
     )
-    worth = context.context_worth(frame).set_index("passage")
-    assert np.isnan(worth.loc["novels/a", "worth"])
-    assert worth.loc["novels/b", "worth"] == 16
-    assert worth.loc["novels/a", ["mem_bits", "context_bits", "context_tokens"]].tolist() == [6, 4, 32]
-    summary = context.context_summary(frame)
-    assert summary.loc[("context", 32), ["n", "gain_mean", "mean", "removed"]].tolist() == pytest.approx(
-        [2, 5, 1.25, 10 / 16]
-    )
-    assert summary.loc[("mem", 0), "sem"] == pytest.approx(0.5)  # 1.5 and 0.5 bits a token
+    worth = context.context_worth(frame)
+    assert np.isnan(worth["novels/a"])
+    assert worth["novels/b"] == 16
     table = context.context_table(frame)
-    assert table.loc[("text before it", "16"), "gain, bits"] == "2 ± 0"
+    assert table.loc[("text before it", "32"), "gain, bits a token"] == "1.25 ± 0.35"  # 1 and 1.5 bits a token
+    assert table.loc[("text before it", "32"), "of all bits"] == f"{10 / 16:.0%}"
     assert table.loc[("mem", ""), "gain, bits a token"] == "1.00 ± 0.71"
     assert table.loc[("mem", ""), "of all bits"] == "50%"
+    both = [frame[frame["what"] == "context"].assign(what=what) for what in ("context, mem", "mem, context")]
+    both[1]["gain_per_token"] += 1
+    table = context.both_table(pd.concat([frame, *both]))
+    assert len(table) == 4
+    assert table.loc["16 tokens of text, then mem", "less the text alone"] == "0.00 (0.00 to 0.00)"
+    assert table.loc["mem, then 32 tokens of text", "less the text alone"] == "1.00 (1.00 to 1.00)"
+    assert table.loc["mem, then 32 tokens of text", "less mem alone"].startswith("1.25 (")  # 2.25 less 1 bit a token
     with pytest.raises(CrammingError, match="novels/a was given no context"):
         context.context_worth(frame[frame["what"] != "context"])
 
@@ -169,7 +171,7 @@ def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
         for at, value in enumerate(values, 1)
     ]
     tokens = pd.DataFrame(rows, columns=["passage", "what", "context_tokens", "position", "nats"])
-    table = context.context_by_surprise(tokens)
+    table = context.context_by_surprise(context.token_gains(tokens))
     assert table.index.tolist() == ["under 1", "3 to 6"]
     assert table["tokens"].tolist() == [1, 2]
     assert table["gain from mem"].tolist() == ["0.00", "4.00"]

@@ -112,14 +112,15 @@ def test_where_it_stops(tiny_llama):
     embeds = torch.cat([vector, tiny_llama.model.get_input_embeddings()(torch.tensor([10, 20, 30]))])[None]
     with torch.no_grad():
         logits = tiny_llama.model(inputs_embeds=embeds).logits[0, -1]
-    assert stop.nats_with == pytest.approx(float(logits.logsumexp(0) - logits[40]), rel=1e-4)
+    others = torch.cat([logits[:40], logits[41:]])
+    assert stop.gap == pytest.approx(float(logits[40] - others.max()), rel=1e-4)
     assert stop.rank_with == 1 + int((logits > logits[40]).sum())
     assert (stop.gap > 0) == (stop.rank_with == 1)
-    assert (stop.length, stop.steps, stop.hardest, stop.free) == (3, 2, 3, 0.5)
-    assert stop.share == pytest.approx(2 / 8)
-    assert growth.stops_table(growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}))[
-        "exact tokens"
-    ].tolist() == [3]
+    assert (stop.length, stop.steps, stop.hardest, stop.lost) == (3, 2, 3, 0.5)
+    stops = growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector})
+    assert growth.stops_table(stops)["exact tokens"].tolist() == [3]
+    [end] = growth.ends_table(stops).to_dict("records")
+    assert (end["steps in vain"], end["steps of the dearest got"], end["ended"]) == ("2", "3", "1 by budget")
 
 
 def test_a_text_that_was_got_to_its_end_has_no_stop(tiny_llama):
@@ -141,7 +142,7 @@ def test_way_of_a_vector():
     assert (there["gone"], there["net"], there["step"]) == pytest.approx((25, 15, 25 / 3))
     # One move on and one back.
     assert there["cosine"] == pytest.approx(0, abs=0.02)
-    assert there["first"] + there["second"] == pytest.approx(1)
+    assert there["two"] == pytest.approx(1)
     walk = ways.loc["random walk"]
     assert walk["gone"] == pytest.approx(25)
     assert len(growth.trajectories({}, some)) == 0
@@ -168,9 +169,9 @@ def test_page_from_the_smoke_plan(smoke_store, tiny_llama):
         assert torch.equal(paths[run.key][-1], store.vectors()[run.key])
     assert tokens.groupby(["recipe", "passage"])["steps"].sum().sort_values().tolist() == sorted(some["steps"])
     table = growth.correlations_table({"surprisal": growth.correlations(tokens)})
-    assert set(table.index.get_level_values(0)) == {"horizon", "progressive"}
+    assert {name.split(" (n = ")[0] for name, _ in table.index} == {"horizon", "progressive"}
     assert isinstance(growth.costs_figure(tokens[tokens["recipe"] == "horizon"]), Figure)
     path = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     ways = growth.trajectories({ours["key"].iloc[0]: path[:, None]}, ours)
-    assert growth.trajectories_table(ways).index.tolist() == ["growth", "random walk"]
+    assert growth.trajectories_table(ways).columns.tolist() == ["growth", "random walk", "growth less walk"]
     assert isinstance(growth.trajectories_figure(ways, principal(path)[0], principal(path)[0]), Figure)

@@ -220,11 +220,12 @@ def test_ways_summed_up():
     assert each["middle"].tolist() == [0.5, 1]
     assert each["worst"].tolist() == [0.5, 1]
     assert each["exact"].tolist() == pytest.approx([2 / 3, 1])
-    row = solutions.ways_table({"straight": WALK}).loc["straight"]
+    row = solutions.ways_table({"straight": WALK}).loc["straight (n = 2)"]
     assert row["length, degrees"] == "90 ± 14"
     assert row["right, %: worst point"] == "75 ± 35"
     assert row["points with all right"] == "83%"
-    assert (row["ways"], row["ways with all right throughout"]) == (2, 1)
+    assert row["ways right throughout"] == 1
+    assert each["passage"].tolist() == ["a", "b"]
 
 
 def test_tables_and_figures():
@@ -234,10 +235,10 @@ def test_tables_and_figures():
     names = [passage.id for passage in passages]
     pairs = solutions.similarity(vectors, names)
     table = solutions.similarity_table(pairs, lm.width)
-    assert table["pairs"].tolist() == ["6", "9", ""]
+    assert table.index.tolist() == ["of one text (n = 6)", "of two texts (n = 9)", "random directions, expected"]
     assert table.loc["random directions, expected", "cosine"] == "0.000 ± 0.125"  # 1 / sqrt(64)
     nearest = solutions.nearest_table({"random": solutions.nearest_tokens(lm, vectors, passages)})
-    assert nearest.loc["random", "vectors"] == 6
+    assert nearest.index.tolist() == ["random (n = 6)"]
     places, shares = sphere.principal(vectors)
     assert isinstance(solutions.similarity_figure(pairs, solutions.similarity_by_text(pairs), lm.width), Figure)
     assert isinstance(solutions.components_figure(places, shares, shares, names), Figure)

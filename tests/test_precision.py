@@ -214,6 +214,7 @@ def test_fewest_bits_count_from_above():
     summary = bits.survival_summary(frame)
     at4 = summary.loc[("scale a vector", 4)]
     assert at4[["n", "whole", "exact_mean", "share_mean"]].tolist() == [2, 1, 9.5, 0.95]
+    assert at4[["share_low", "share_high"]].tolist() == pytest.approx([0.9, 1])
     assert at4["bits_per_token"] == pytest.approx(800 / 19)
     table = bits.survival_table(summary)
     assert table.loc[("scale a vector", "4"), "passages whole"] == "1 of 2"

@@ -173,13 +173,20 @@ def test_forecasts_are_held_against_the_first():
     summary = predict.forecast_summary({"mean": base, "good": good})
     assert summary["error"].tolist() == [22.5, 0]
     assert summary["better"].tolist() == [0, 22.5]
-    assert summary["r2"].tolist() == [0, 1]
     assert summary["covered"].tolist() == [0.75, 1]
     assert summary["width"].tolist() == [10, 100]
-    table = predict.forecast_table({"horizon": summary})
-    assert table.loc[("horizon", "mean"), "less than the first"] == ""
-    assert table.loc[("horizon", "good"), "variance of the logarithm told"] == "100%"
+    table = predict.forecast_table(summary)
+    assert table["gain on the mean"].str.split(" ").str[0].tolist() == ["", "+22.50"]
+    assert table["truth inside"].tolist() == ["3 of 4", "4 of 4"]
     assert isinstance(predict.forecasts_figure({"tokens": base, "steps": good.assign(low=0.0, high=np.inf)}), Figure)
+
+
+def test_rank_correlation_sees_order_alone():
+    a = pd.Series([3.0, 1, 2, 5, 4])
+    assert predict.rank_correlation(a, a**3) == pytest.approx((1, 1, 1))
+    value, low, high = predict.rank_correlation(a, pd.Series([3.0, 2, 1, 5, 4]))
+    assert value == pytest.approx(0.9)
+    assert low < value < high
 
 
 # What is stored

@@ -139,8 +139,8 @@ def test_settings_by_hand():
     assert summary.loc["rough", "decoded"] == pytest.approx(1 / 3)
     table = lossless.settings_table(summary)
     assert table.index.tolist() == ["fine", "rough"]
-    assert table.loc["rough"].tolist() == ["0 of 1", "2", "1 of 4", "1", "2"]
-    assert table.loc["fine"].tolist() == ["1 of 1", "", "0 of 4", "", "0.25"]
+    assert table.loc["rough"].tolist() == ["0 of 1", "2", 1, "1", "2"]
+    assert table.loc["fine"].tolist() == ["1 of 1", "", 0, "", "0.25"]
 
 
 def test_what_overflows_is_lost():
@@ -202,7 +202,7 @@ def test_margins_asked_for_are_compared_on_the_same_passages():
     assert runs["passage"].tolist() == ["novels/a", "novels/b"] * 2
     assert runs["left"].tolist() == [1, 1, 0.75, 1]
     table = lossless.asked_table(runs, by_hand())
-    assert table["left, %"].tolist() == ["100", "88"]
+    assert table["exact horizon, tokens"].tolist() == ["6.0 ± 2.8", "5.0 ± 1.4"]
     assert table["against the least margin"].tolist() == ["", "-1.0 (-2.0 to +0.0)"]
     assert table["exact in all of 32 and 64 bits"].tolist() == ["1 of 1", "0 of 1"]
     assert table["rough"].tolist() == ["0 of 1", "1 of 1"]
@@ -217,7 +217,8 @@ def test_accuracy_against_exactness():
         row(PAPER, "novels/b", length=11, correct_teacher=9, correct_greedy=5, exact=False),
     )
     table = lossless.accuracy_and_exactness(some)
-    assert table.index.tolist() == ["all", "0.9 or more", "0.5 to 0.9"]  # token 0 does not count
+    # Token 0 does not count.
+    assert table.index.tolist() == ["all (n = 1)", "0.9 or more (n = 1)", "0.5 to 0.9 (n = 1)"]
     assert table["exact"].tolist() == [1, 0, 0]
     assert table["tokens before the first error, %"].tolist() == ["100", "50", "0"]
     assert table["first error at token"].tolist() == ["", "6", "1"]
@@ -235,3 +236,9 @@ def test_figures_of_a_model():
     assert [len(axis.get_legend().get_texts()) for axis in figure.axes] == [4, 2]
     lost = found.assign(gap=-1.0, reference=-1.0)  # nothing is right, as from a tiny model
     assert isinstance(lossless.margins_and_changes_figure(lost), Figure)
+
+
+def test_shares_have_an_interval():
+    assert lossless._share(0, 10) == "0 of 10 (0% to 26%)"
+    assert lossless._share(10, 10, " vectors") == "10 of 10 vectors (74% to 100%)"
+    assert lossless._share(5, 10).startswith("5 of 10 (2")

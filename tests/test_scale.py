@@ -142,7 +142,7 @@ def test_passages_bill_scales(n, passes):
         scale.passages_bill([count], {"x": passes}, SHAPES["Llama-3.1-8B"], A100, (0.2, 0.5)).iloc[0]
         for count in (1, n)
     )
-    for column in ("hours_low", "hours_high", "dollars_low", "dollars_high", "days_1", "files", "vectors_gb"):
+    for column in ("hours_low", "hours_high", "dollars_low", "dollars_high", "days_1", "files"):
         assert many[column] == pytest.approx(n * one[column])
     assert many["days_1"] * 24 == pytest.approx(many["hours_high"])
     assert many["days_64"] <= many["days_8"] <= many["days_1"]
@@ -191,7 +191,10 @@ def test_grid_adds_up_to_the_estimate():
 def test_grid_table_ends_in_the_sum_and_leaves_out_what_is_not_known():
     plan = plans.load_plan("paper")
     grid = scale.by_model(plan, estimate.estimate(plan), passages=16)
-    table = scale.grid_table(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
+    bills = scale.grid_bills(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
+    assert bills["hours_low"].to_list() == pytest.approx((10 * bills["ours_hours_low"]).to_list())
+    assert isinstance(scale.grid_figure(bills), Figure)
+    table = scale.grid_table(bills)
     assert table.index[-1] == "all"
     assert table.loc["all", "runs"] == f"{grid['runs'].sum():,}"
     assert table.loc["Mamba-130M", "memory, GB"] == "—"
@@ -224,7 +227,7 @@ def test_memory_is_shown_part_by_part():
         (steps["weights"] + steps["activations"] + steps["logits"] + steps["optimiser"]).to_list()
     )
     table = scale.memory_table(steps, {"A100 80 GB": [None, None, 8, 4]})
-    assert table["A100 80 GB, number"].to_list() == ["more than 8", "more than 8", 8, 4]
+    assert table["A100 80 GB"].to_list() == ["more than 8", "more than 8", 8, 4]
     assert isinstance(scale.memory_steps_figure({"a": steps}, {"A100": 80.0}), Figure)
 
 

@@ -104,7 +104,7 @@ def test_fits_are_those_of_each_family_and_of_all():
     assert fits.loc[("Mamba", "bits", "width"), "exponent"] == pytest.approx(slope)
     assert fits.loc[("all", "token_gain", "parameters"), "n"] == 14
     table = model_size.size_fit_table(fits.reset_index())
-    assert table.loc[("Mamba", "information"), "exponent of width (95 %)"].startswith(f"{slope:.2f} (")
+    assert table.loc[("Mamba (n = 4)", "information"), "exponent of width (95 %)"].startswith(f"{slope:.2f} (")
     assert isinstance(model_size.sizes_figure(sizes, fits.reset_index()), Figure)
 
 
@@ -155,17 +155,16 @@ def test_cut_models_are_compared_passage_by_passage():
     cuts = model_size.cuts(some, ABOUT).set_index("change")
     assert cuts.index.tolist() == ["whole", "first layer"]
     assert cuts["horizon"].tolist() == [15, 7]
-    assert cuts["none"].tolist() == [0, 1]
     cut = cuts.loc["first layer"]
     assert (cut["horizon_difference"], cut["horizon_low"], cut["horizon_high"]) == (-8, -10, -6)
     # One run won three tokens of 2.75 nats, the other none.
     assert cut["bits"] == pytest.approx(1.5 * 2.75 / math.log(2))
     assert cut["bits_difference"] == pytest.approx(-1.5 * 2.75 / math.log(2))
-    assert (cut["horizon_share"], cut["bits_share"], cut["bits_capped_share"]) == pytest.approx((7 / 15, 0.5, 0.5))
+    assert cut["bits_capped"] == cut["bits"]
     assert math.isnan(cuts.loc["whole", "horizon_difference"])
     table = model_size.cut_table(cuts.reset_index())
     assert table["against the whole, tokens"].tolist() == ["", "-8.0 (-10.0 to -6.0)"]
-    assert table["parameters, millions"].tolist() == ["3.0", "2.0"]
+    assert table.index.tolist() == ["whole (3.0 million)", "first layer (2.0 million)"]
     assert isinstance(model_size.cuts_figure(rows.gains(some)), Figure)
 
 
@@ -229,17 +228,17 @@ def test_vectors_are_set_against_as_many_single_ones():
     vectors = several_vectors.summary(both())
     ours = vectors[vectors["here"]].set_index("n_vectors")
     assert ours["capacity"].tolist() == [10, 15]
-    assert ours["capacity_each"].tolist() == [10, 7.5]
     assert ours["capacity_share"].tolist() == [1, 0.75]
     # Passage by passage 1.5 and 1.1; where one vector held nothing there is no ratio.
     assert ours.loc[2, ["ratio", "ratio_low", "ratio_high"]].tolist() == pytest.approx([1.3, 1.1, 1.5])
     said = vectors[vectors["model"] == "EleutherAI/pythia-160m"].set_index("n_vectors")
     assert said.loc[2, "capacity_share"] == pytest.approx(192 / 160)
-    assert said.loc[16, "token_gain_each"] == pytest.approx(983.2 / 16)
+    assert said.loc[16, "token_gain_share"] == pytest.approx(983.2 / 16 / said.loc[1, "token_gain"])
     assert np.isnan(said.loc[32, "bits_share"])
     table = several_vectors.summary_table(vectors)
-    assert table.loc[("tiny-llama (here)", 2), "times one vector"] == "1.30 (1.10 to 1.50)"
-    assert table.loc[("pythia-160m (published)", 32), "information gain, bits"] == ""
+    assert table.loc["tiny-llama, k = 2 (here)", "times one vector"] == "1.30 (1.10 to 1.50)"
+    assert table.loc["tiny-llama, k = 2 (here)", "capacity of the ideal"] == "75%"
+    assert table.loc["pythia-160m, k = 32 (published)", "information gain, bits"] == ""
     assert isinstance(several_vectors.summary_figure(vectors), Figure)
 
 
@@ -259,12 +258,14 @@ def test_what_was_won_late_and_after_equally_many_steps():
     # After 8 steps two vectors have all they will, one vector the 8 tokens that it had exact by then.
     assert ends["common_steps"].tolist() == [8, 8]
     assert ends["at_steps"].tolist() == [8, 15]
-    assert ends["ended"].tolist() == ["3 budget", "3 budget"]
+    assert ends.loc[2, ["at_steps_more", "at_steps_low", "at_steps_high"]].tolist() == pytest.approx([7, 0, 14])
+    assert ends.loc[2, "horizon_more"] == pytest.approx((5 + 2 + 8) / 3)
+    assert math.isnan(ends.loc[1, "horizon_more"])
     # After 75 of 100 token passes all had 8 tokens; the curve does not fall, so a run that ends with fewer won none.
     assert ends["late"].tolist() == pytest.approx([(2 + 12 + 0) / 3, (7 + 14 + 0) / 3])
-    assert ends["offered"].tolist() == [0, 0]
     table = several_vectors.ends_table(ends)
     assert table["exact tokens after 8 steps"].tolist()[0] == "8.0 ± 0.0"
+    assert table["against one vector"].tolist() == ["", "+5.0 (+2.0 to +8.0)"]
     assert isinstance(several_vectors.curves_figure(runs), Figure)
 
 

@@ -239,7 +239,8 @@ def test_what_is_saved_is_counted_passage_by_passage():
     assert summary.loc["mem", ["share", "share_low", "share_high"]].tolist() == [-0.25, -0.5, 0]
     assert summary.loc["nothing", "saved"] == 0
     table = steering.continued_table(frame)
-    assert table.loc[("novels", "mem"), "saved, bits a token"] == "-0.50 (-1.00 to +0.00)"
+    assert table.loc["mem", "novels (n = 2)"] == "+0.50 (+0.00 to +1.00)"
+    assert "nothing" not in table.index
     assert isinstance(steering.continued_figure(frame), Figure)
 
 
@@ -248,6 +249,18 @@ def test_conditions_are_compared_passage_by_passage():
     assert steering.paired(frame, "mem", "text") == pytest.approx((2.5, 2, 3))
     assert steering.paired(frame, "text", "mem") == pytest.approx((-2.5, -3, -2))
     assert steering.paired(frame.rename(columns={"what": "writer"}), "mem", "nothing", by="writer")[0] == 0.5
+
+
+def test_an_interval_that_includes_0_decides_nothing():
+    frame = costs(nothing=(4, 6), text=(2, 4), mem=(5, 6), random=(6, 5), **{"mem, text": (2, 3)})
+    table = steering.compared_table(frame)
+    assert table.loc["mem, against a random vector"].tolist() == ["+0.00 (-1.00 to +1.00)", "undecided"]
+    assert table.loc["mem, then the text, against the text", "the first is"] == "undecided"  # 0 is an end of it
+    assert "mem, against mem of another passage" not in table.index
+    dearer = costs(nothing=(4, 6), mem=(5, 8))
+    assert steering.compared_table(dearer).loc["mem, against nothing"].tolist() == ["+1.50 (+1.00 to +2.00)", "dearer"]
+    said = [steering.decided(low, high, "above", "below") for low, high in ((1, 2), (-2, -1), (-1, 1), (0, 1))]
+    assert said == ["above", "below", "undecided", "undecided"]
 
 
 def test_a_cloze_counts_pairs_passage_by_passage():
@@ -260,6 +273,7 @@ def test_a_cloze_counts_pairs_passage_by_passage():
     assert summary.loc["nothing", "right"] == 0.5
     table = steering.cloze_table(frame)
     assert table.loc["mem", "true word likelier"] == "75% (50% to 100%)"
+    assert table.loc["mem", "over nothing, points"] == "+25 (-50 to +100, undecided)"
     assert steering.cloze_table(frame.head(0)).empty
 
 
@@ -281,7 +295,7 @@ def test_what_was_written_is_shown_as_it_is():
         }
     )  # fmt: skip
     table = steering.written_table(frame)
-    assert table.loc["mem, then the text", "tokens as behind the text alone"] == "25% (25% to 25%)"
+    assert table.loc["mem, then the text", "as behind the text"] == "25% (25% to 25%)"
     examples = steering.written_examples(frame, ["novels/a"])
     assert examples.loc[("novels/a", "the text"), "wrote"] == "'a *b* | c\\n\\nd'"
     assert "&lt;f&gt;" in examples.to_html()

@@ -1,8 +1,10 @@
-"""A page at work: what it opens, once, and how it shows a figure or a table with its caption."""
+"""A page at work: what it opens, once, its answer, and how it shows a figure or a table with its caption."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from html import escape
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -55,14 +57,65 @@ class Page:
 
     @cached_property
     def setting(self) -> str:
-        """Model, weights and number of mem vectors, for captions."""
-        return words.setting(self.results)
+        """What all numbers of the page were measured with, said once, under its title."""
+        return words.setting_line(self.results)
+
+
+# How sure an answer is: true wherever it was tried and expected elsewhere; shown for this model and recipe alone; not
+# decided by these numbers; against what the paper, or another, says.
+Sure = Literal["holds", "holds here only", "open", "contradicted"]
+
+
+class Answer:
+    """What a page opens with: the line of setting, and a box with its question, the answer and how sure it is.
+
+    Notebooks show it as HTML, and the book as Markdown, whose words it finds and whose links it follows.
+
+    Args:
+        setting: The line under the title, `Page.setting`.
+        question: As a reader would ask it.
+        answer: One sentence, in Markdown, with its number, unit and spread.
+        rests: What it rests on: n, texts, budget.
+        sure: How sure.
+        why: What makes it so, in half a sentence.
+    """
+
+    def __init__(self, setting: str, question: str, answer: str, *, rests: str, sure: Sure, why: str) -> None:
+        self.setting, self.question, self.answer = setting, question, answer
+        self.rests = f"{rests}. **{sure[0].upper()}{sure[1:]}**: {why}."
+
+    def __repr__(self) -> str:
+        return f"{self.question} {self.answer} {self.rests}"
+
+    def _repr_markdown_(self) -> str:
+        box = f":::{{admonition}} {self.question}\n:class: answer\n\n{self.answer}\n\n{self.rests}\n:::"
+        return f":::{{div}} setting\n{self.setting}\n:::\n\n{box}"
+
+    def _repr_html_(self) -> str:
+        from markdown_it import MarkdownIt
+
+        lines = (self.setting, f"**{self.question}**", self.answer, self.rests)
+        return MarkdownIt().render("\n\n".join(lines))
+
+
+class Fold:
+    """A long table behind its figure: only its name is seen until a reader opens it."""
+
+    def __init__(self, name: str, table: pd.DataFrame) -> None:
+        self.name, self.table = name, table
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return f'<details class="fold"><summary>{escape(self.name)}</summary>{_headed(self.table).to_html()}</details>'
 
 
 class Exhibit:
     """What one cell of a notebook shows: figures or tables, if any, and below them the caption, in Markdown.
 
-    A caption states the finding first, in bold; then what was measured, its unit, model, texts, n and spread.
+    A caption states the finding first, in bold; then what was measured, its unit, texts, n and spread, in 60 words at
+    most. What holds for the whole page is in its line of setting.
     """
 
     def __init__(self, caption: str, *shown: object) -> None:
@@ -71,13 +124,21 @@ class Exhibit:
     def _ipython_display_(self) -> None:
         from IPython.display import Markdown, display
 
+        folded = [one for one in self.shown if isinstance(one, Fold)]
         for one in self.shown:
             if isinstance(one, Figure):
                 data, metadata = shown(one)
                 display(data, metadata=metadata, raw=True)
-            else:
-                display(one)
-        display(Markdown(self.caption))
+            elif not isinstance(one, Fold):
+                display(_headed(one) if isinstance(one, pd.DataFrame) else one)
+        display(Markdown(self.caption), *folded)
+
+
+def _headed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose first column has its name beside those of the others, and not on a line of its own."""
+    if table.index.nlevels > 1:
+        return table
+    return table.rename_axis(index=None, columns=table.index.name)
 
 
 def glue(**numbers: str) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from cramming import metrics
 from cramming.recipes import Recipe
 from cramming.results.rows import horizons
+from cramming.studies._figures import source_marks
 
 SURPRISE = (-np.inf, 1, 3, 6, 10, np.inf)  # bits; rounding may put a certain token below 0
 
@@ -17,19 +18,16 @@ def horizon_table(results: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for row in horizons(results).to_dict("records"):
         bound = metrics.theoretical_capacity(row["width"], row["vocab_size"])
-        rows[(row["model"], row["source"])] = {
-            "passages": row["n"],
+        rows[(row["model"], f"{row['source']} (n = {row['n']})")] = {
             "exact horizon, tokens": spread(row["mean"], row["sd"]),
             "95 % of the mean": f"{row['low']:.1f} to {row['high']:.1f}",
             "range": f"{row['least']} to {row['most']}",
-            "token gain, tokens": spread(row["token_gain_mean"], row["token_gain_sd"]),
             "information gain, bits": spread(row["bits_mean"], row["bits_sd"], 0),
-            "bits per token": f"{row['bits_per_token']:.2f}",
-            "horizon over 16-bit bound": f"{row['mean'] / bound:.1%}",
-            "token passes per exact token": f"{row['token_passes_per_token']:.0f}",
-            "processor seconds per exact token": f"{row['cpu_seconds_per_token']:.2f}",
+            "of the 16-bit bound": f"{row['mean'] / bound:.1%}",
+            "processor seconds a token": f"{row['cpu_seconds_per_token']:.2f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+    return frame.droplevel("model") if len({model for model, _ in rows}) == 1 else frame
 
 
 def setting(results: pd.DataFrame) -> str:
@@ -37,6 +35,18 @@ def setting(results: pd.DataFrame) -> str:
     weights = results[["model", "provenance"]].drop_duplicates().itertuples(index=False)
     vectors = "one mem vector" if (results["n_vectors"] == 1).all() else "mem vectors as stated"
     return "; ".join(f"{row.model} ({row.provenance})" for row in weights) + f", {vectors}"
+
+
+def setting_line(results: pd.DataFrame) -> str:
+    """The line under a page's title: model, weights, number format and machine, texts, versions."""
+    device, dtype, versions = (", ".join(sorted(results[name].unique())) for name in ("device", "dtype", "versions"))
+    return f"{setting(results)}; {dtype} on {device}; {', '.join(source_marks(results['source']))}; {versions}"
+
+
+def counted(results: pd.DataFrame) -> str:
+    """Passages by source: ``24 novels, 24 fresh``."""
+    passages = results.drop_duplicates(["source", "passage"])["source"].value_counts()
+    return ", ".join(f"{passages[source]} {source}" for source in source_marks(passages.index))
 
 
 def cost(results: pd.DataFrame) -> str:
@@ -48,6 +58,11 @@ def cost(results: pd.DataFrame) -> str:
 
 def interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     return f"{mean:+,.{digits}f} ({low:+,.{digits}f} to {high:+,.{digits}f})" if mean == mean else ""
+
+
+def difference(a: pd.Series, b: pd.Series, digits: int = 1) -> str:
+    """Mean of one sample less that of another, with its 95 % interval: ``+3.0 (+1.2 to +4.9)``."""
+    return interval(*metrics.difference(a, b), digits)
 
 
 def within(value: float, low: float, high: float, digits: int) -> str:
@@ -112,8 +127,12 @@ def budgets(results: pd.DataFrame) -> str:
 
 def spelled(values: pd.Series) -> str:
     """The different values in order, for captions: ``8, 16 and 32``."""
-    words = [f"{value:,}" for value in sorted(set(values))]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return listed([f"{value:,}" for value in sorted(set(values))])
+
+
+def listed(parts: list[str]) -> str:
+    """Phrases in a row: ``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def ratio(over: float, under: float) -> float:

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from cramming import metrics
 from cramming.attention import ROWS, attending_layers, first_token_shares, mem_shares
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.estimate import SYSTEMS
 from cramming.results.published import published
-from cramming.results.rows import crammed, device_name
+from cramming.results.rows import crammed
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, DRAWN, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, DRAWN, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -70,14 +70,9 @@ class Page(AnyPage):
         return knock_out(self.lm, [self.vectors[key] for key in few["key"]], passages)
 
     @cached_property
-    def right(self) -> pd.Series:
-        """Tokens still right by what is hidden and layer, %, the mean over passages."""
-        return self.knocked_out.groupby(["hidden", "layer"])["right"].mean() * 100
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors, machine and number format of our vectors, for captions."""
-        return f"{words.setting(self.ours)}; {device_name(self.lm.device)}, {self.ours['dtype'].iloc[0]}"
+    def right(self) -> pd.DataFrame:
+        """Tokens still right, %: a row a passage, a column what is hidden and layer."""
+        return self.knocked_out.pivot_table("right", "passage", ["hidden", "layer"]) * 100
 
 
 @torch.no_grad()
@@ -143,6 +138,11 @@ def _hidden(stack: torch.nn.ModuleList, where: Sequence[range], k: int) -> Itera
             handle.remove()
 
 
+def by_passage(shares: pd.DataFrame) -> pd.Series:
+    """Mean share of attention of each passage, %."""
+    return shares.groupby("passage")["share"].mean() * 100
+
+
 def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub: str) -> pd.DataFrame:
     """Share of attention on mem, by recipe, and on the first token of plain text: here, and published for one model.
 
@@ -151,37 +151,60 @@ def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub
         plain: From `cramming.attention.first_token_shares`.
         hub: Hub id of the published model. Source: arXiv 2607.21231 (attention_mass.csv).
     """
-    said = published("attention_mass").set_index("model").loc[hub]
     rows = {}
-    for what, name in (("mem", "mem, progressive"), ("bos", "first token of plain text")):
-        value, sd = (said[f"{what}_attention_mass_percent_{part}"] for part in ("mean", "std"))
-        rows[f"{name}, {hub}"] = words.spread(value, sd), "published"
     here = {f"mem, {SYSTEMS[recipe]}": some for recipe, some in shares.items()} | {"first token of plain text": plain}
     for name, some in here.items():
-        each = some.groupby("passage")["share"].mean() * 100
-        rows[name] = words.spread(each.mean(), each.std()), f"here, {len(each)} passages"
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["share of attention, %", "where"])
-    return frame.rename_axis("what is looked at").sort_index(ascending=False)
+        each = by_passage(some)
+        low, high = metrics.bootstrap_ci(each)
+        rows[f"{name} (n = {len(each)})"] = words.spread(each.mean(), each.std()), f"{low:.1f} to {high:.1f}"
+    said = published("attention_mass").set_index("model").loc[hub]
+    for what, name in (("mem", "mem, progressive"), ("bos", "first token of plain text")):
+        value, sd = (said[f"{what}_attention_mass_percent_{part}"] for part in ("mean", "std"))
+        rows[f"published: {name}"] = words.spread(value, sd), ""
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["share of attention, %", "95 % of the mean"])
+    return frame.rename_axis("what is looked at")
+
+
+def knock_out_table(right: pd.DataFrame) -> pd.DataFrame:
+    """What is still right with mem hidden in some layers.
+
+    Args:
+        right: `Page.right`.
+    """
+    depth, worst = right["one"].shape[1], right["one"].mean().idxmin()
+    middle, last = depth // 2, max(0, depth - 3)
+    rows = {}
+    for name, column in (
+        ("nowhere", ("none", -1)),
+        (f"layer {worst}, the one that costs most", ("one", worst)),
+        (f"the last layers, from {last} on", ("from", last)),
+        (f"the first half, 0 to {middle - 1}", ("up to", middle - 1)),
+        (f"the second half, {middle} to {depth - 1}", ("from", middle)),
+        ("everywhere", ("from", 0)),
+    ):
+        rows[name] = words.mean(right[column], 0)
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["tokens still right, % (95 % interval)"])
+    return frame.rename_axis("mem hidden in")
 
 
 @styled
 def maps_figure(shares: pd.DataFrame, plain: pd.DataFrame) -> Figure:
-    """Mean share of attention by layer and head: to mem, and to the first token of the plain text.
+    """Mean share of attention by layer and head: to mem, and below to the first token of the plain text.
 
     Args:
         shares: From `cramming.attention.mem_shares`.
         plain: From `cramming.attention.first_token_shares`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True)
     drawn = {"to mem": shares, "to the first token, no mem": plain}
     grids = {title: some.pivot_table("share", "layer", "head") * 100 for title, some in drawn.items()}
     long = {title: grid.melt(ignore_index=False, value_name="percent").reset_index() for title, grid in grids.items()}
     setattr(figure, DRAWN, {"percent": long})
     for axis, (title, grid) in zip(axes, grids.items(), strict=True):
-        image = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto", origin="lower")
-        axis.set(xlabel="head", title=f"Attention {title}, %", xticks=range(grid.shape[1]))
+        image = axis.imshow(grid.T, cmap="cividis", vmin=0, vmax=100, aspect="auto", origin="lower")
+        axis.set(ylabel="head", title=f"Attention {title}", yticks=range(0, grid.shape[1], 2))
         axis.grid(visible=False)
-    axes[0].set(ylabel="layer")
+    axes[1].set(xlabel="layer")
     figure.colorbar(image, ax=axes, label="share of attention, %", shrink=0.8)
     return figure
 
@@ -193,19 +216,19 @@ def by_position_figure(shares: pd.DataFrame) -> Figure:
     Args:
         shares: From `cramming.attention.mem_shares`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.8))
     depth = shares["layer"].max() + 1
-    third, lines = np.minimum(shares["layer"] * 3 // depth, 2), {}
+    third, lines = shares["layer"] * 3 // depth, {}
     for part, (label, style, colour) in enumerate(
-        zip(("first third", "middle third", "last third"), ("-", "--", ":"), COLOURS[:3], strict=True)
+        zip(("first layers", "middle layers", "last layers"), ("-", "--", ":"), COLOURS[:3], strict=True)
     ):
         some = shares[third == part].groupby(["passage", "position"])["share"].mean().groupby("position")
         line = some.mean()[some.size() >= min(3, shares["passage"].nunique())]
-        axis.plot(line.index, line * 100, style, color=colour, linewidth=2, label=f"{label} of the layers")
-        lines[f"{label} of the layers"] = (line * 100).rename("percent").reset_index()
+        axis.plot(line.index, line * 100, style, color=colour, linewidth=2, label=label)
+        lines[label] = (line * 100).rename("percent").reset_index()
     setattr(figure, DRAWN, {"percent": lines})
-    axis.set(xlabel="position of the token that looks", ylabel="share of attention on mem, %", ylim=(0, 100))
-    axis.legend()
+    axis.set(xlabel="position of the token that looks", ylabel="attention on mem, %", ylim=(0, None))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
@@ -216,7 +239,7 @@ def knock_out_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: From `knock_out`, of one passage or several.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
     for (hidden, label), colour, style, marker in zip(
         {"one": "in this layer alone", "up to": "in all layers up to it", "from": "in all layers from it on"}.items(),
         COLOURS[:3], ("-", "--", ":"), "os^", strict=True,
@@ -227,71 +250,82 @@ def knock_out_figure(frame: pd.DataFrame) -> Figure:
         axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
     axis.axhline(frame.loc[frame["hidden"] == "none", "right"].mean() * 100, color="#777777", linewidth=1)
     axis.set(xlabel="layer", ylabel="tokens still right, %", ylim=(-3, 103))
-    axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left")
     return figure
+
+
+def show_answer(page: Page) -> Answer:
+    """How much attention mem gets."""
+    mem, plain = by_passage(page.shares), by_passage(page.plain)
+    said = published("attention_mass").set_index("model").loc[PUBLISHED]
+    spread = words.spread(said["mem_attention_mass_percent_mean"], said["mem_attention_mass_percent_std"])
+    length = page.ours["length"]
+    return Answer(
+        page.setting,
+        "How much of their attention do tokens give to the vector?",
+        f"Tokens give our vectors **{words.spread(mem.mean(), mem.std())} % of their attention**, and the first token "
+        f"of the same text without a vector {words.mean(plain - mem, 1)} points more; published for this model, with "
+        f"vectors found in another way, are {spread} %.",
+        rests=f"Mean ± standard deviation over {words.counted(page.ours)} passages of {words.range(length)} tokens, "
+        f"with the 95 % interval of the difference, {words.budgets(page.ours)} each",
+        sure="holds here only",
+        why="one small model and our recipe; the published share comes without its formula",
+    )
 
 
 def show_table(page: Page) -> Exhibit:
     """How much attention mem gets, by recipe, here and published."""
-    share = page.shares.groupby("passage")["share"].mean().mean()
-    counted = ", ".join(f"{n} {source}" for source, n in page.ours["source"].value_counts().items())
+    mem, others = by_passage(page.shares), page.results.query("recipe != 'horizon'")["length"]
+    more = [
+        f"{words.difference(by_passage(some), mem)} points ({SYSTEMS[recipe]})"
+        for recipe, some in page.by_recipe.items()
+        if recipe != "horizon"
+    ]
     caption = (
-        f"**Our vectors get {share:.0%} of the attention, a quarter of what is published for this model or less.** "
-        f"Here: {page.setting}; *ours*: exact horizons, {counted} passages of {page.ours['length'].min()} to "
-        f"{page.ours['length'].max()} tokens; mean ± sample standard deviation over passages. Published: the base "
-        "model in its own weights, vectors of the progressive protocol, PG-19. Model, text, recipe and perhaps the "
-        "formula differ."
+        f"**Beside ours, mem of other recipes gets {words.listed(more)}.** It holds {words.range(others)} tokens, "
+        f"ours {words.range(page.ours['length'])}, and near tokens look more. Mean ± standard deviation over "
+        "passages; differences with 95 % intervals. Published: base model, own weights, PG-19."
     )
     return Exhibit(caption, attention_table(page.by_recipe, page.plain, PUBLISHED))
 
 
 def show_maps(page: Page) -> Exhibit:
     """Which layers and heads look at mem, and at the first token of plain text."""
-    mem, plain = (some.groupby("layer")["share"].mean() * 100 for some in (page.shares, page.plain))
+    told = []
+    for shares in (page.shares, page.plain):
+        late = shares["layer"] * 2 > shares["layer"].max()
+        layers = shares.groupby("layer")["share"].mean() * 100
+        more = words.mean(by_passage(shares[late]) - by_passage(shares[~late]), 1)
+        told.append((more, f"{layers.max():.0f} % (layer {layers.idxmax()})"))
+    (mem, most), (plain, most_plain) = told
     caption = (
-        f"**Mem is no sink: the later half of the layers looks at it most, up to {mem.max():.0f} % of attention in "
-        f"layer {mem.idxmax()}; plain text's first token gets up to {plain.max():.0f} %.** Left: share of attention "
-        "that tokens give to mem. Right: share that they give to the first token when the passage stands alone. Over "
-        f"layers the two go together with a correlation of {mem.corr(plain):.2f}. Means over passages and positions; "
-        f"{page.setting}; n = {len(page.ours)}."
+        f"**The second half of the layers gives mem {mem} points more attention than the first, and plain text's "
+        f"first token {plain}.** At most they get {most} and {most_plain}. Above: share given to mem; below: to the "
+        f"first token, without mem. Means over positions and n = {len(page.ours)} passages."
     )
     return Exhibit(caption, maps_figure(page.shares, page.plain))
 
 
 def show_by_position(page: Page) -> Exhibit:
     """Whether tokens far from mem look at it."""
-    position, share = page.shares["position"], page.shares["share"] * 100
+    near, far = (by_passage(page.shares.query(where)) for where in ("position < 8", "position >= 32"))
     caption = (
-        "**Tokens far from mem look at it too.** Share of attention on mem against the position of the token that "
-        f"looks, by thirds of the network: {share[position < 8].mean():.0f} % over the first eight tokens, "
-        f"{share[position >= 32].mean():.0f} % from the 33rd on. Means over passages, heads and layers, shown where "
-        f"three passages or more reach; {page.setting}; n = {len(page.ours)}."
+        f"**From the 33rd token on, tokens give mem {words.mean(far, 0)} % of their attention; the first eight give "
+        f"it {words.mean((near - far).dropna(), 0)} points more.** Means over heads, layers and passages, one line a "
+        f"third of the network, drawn where three passages or more reach; n = {len(page.ours)}, {len(far)} of them "
+        "longer than 32 tokens."
     )
     return Exhibit(caption, by_position_figure(page.shares))
 
 
 def show_knock_out(page: Page) -> Exhibit:
     """What is still right with mem hidden in some layers."""
-    alone = page.right["one"]
+    right = page.right
+    last, everywhere = right["from", right["one"].shape[1] // 2], right["from", 0]
     caption = (
-        f"**No single layer holds the text: the worst one to lose is layer {alone.idxmin()}, and {alone.min():.0f} % "
-        f"of tokens are still right without it; hidden everywhere, {page.right['from', 0]:.0f} % are.** Share of "
-        f"tokens right, teacher-forced, token 0 left out; grey line: nothing hidden ({page.right['none', -1]:.0f} %). "
-        f"Bands: standard error over passages. {page.setting}; n = {page.knocked_out['passage'].nunique()} passages, "
-        f"up to {page.hidden_tokens} tokens of each."
+        f"**With mem hidden in the second half of the layers {words.mean(last, 0)} % of tokens are still right, "
+        f"hidden everywhere {words.mean(everywhere, 0)} %: a difference of {words.mean(last - everywhere, 0)} points.** "
+        f"Teacher-forced, token 0 left out; grey: nothing hidden; bands: one standard error; n = {len(right)} "
+        f"passages, up to {page.hidden_tokens} tokens of each."
     )
-    return Exhibit(caption, knock_out_figure(page.knocked_out))
-
-
-def show_where(page: Page) -> Exhibit:
-    """Where the text is read out, in words."""
-    right, depth = page.right, len(page.right["one"])
-    middle, last = depth // 2, max(0, depth - 3)
-    return Exhibit(
-        "The text is read out in many places, and late. With mem hidden in the first half of the layers (0 to "
-        f"{middle - 1}), {right['up to', middle - 1]:.0f} % of tokens are still right; hidden in the second half "
-        f"(from {middle} on), {right['from', middle]:.0f} %, hardly more than the {right['from', 0]:.0f} % with mem "
-        f"hidden everywhere. The last layers look at it and do not need it: hidden from layer {last} on, "
-        f"{right['from', last]:.0f} % remain. Losing any one layer costs something, since the vector was found with "
-        "all of them in place."
-    )
+    return Exhibit(caption, knock_out_figure(page.knocked_out), knock_out_table(right))

@@ -18,11 +18,11 @@ from cramming.decode import exact_prefix
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
-from cramming.results.rows import crammed, device_name
+from cramming.results.rows import crammed
 from cramming.rounding import quantise, stored_bits
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -69,12 +69,6 @@ class Page(AnyPage):
         self.horizons = horizons.groupby("source").head(n_horizons)
         self.n, self.size = self.plain["passage"].nunique(), int(self.plain["length"].iloc[0])
 
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors, machine of this page and number format, for captions."""
-        machine = device_name(self.lm.device)
-        return f"{words.setting(self.results)}; {machine}, {self.results['dtype'].iloc[0]}"
-
     def survival(self, runs: pd.DataFrame, change: Callable[[torch.Tensor], list[Change]]) -> pd.DataFrame:
         """From `survival`, of what the vectors of some runs hold."""
         return survival(self.lm, [self.vectors[key] for key in runs["key"]], crammed(runs, self.lm), change)
@@ -118,6 +112,12 @@ class Page(AnyPage):
         tried = self.few_survived.reset_index()
         all_whole = (tried["whole"] == self.n) & (tried["amount"] == self.fewest.min())
         return float(tried.loc[all_whole, "stored_bits"].min())
+
+    def over_the_loop(self, what: str) -> tuple[float, float, float]:
+        """Fewest bits a number beyond those in the loop, passage by passage: mean with its 95 % bootstrap interval."""
+        fewest = {way: some.set_index("passage")["fewest"] for way, some in fewest_bits(self.few).groupby("what")}
+        more = (fewest.get(what, np.nan) - fewest[IN_THE_LOOP]).dropna()
+        return (more.mean(), *metrics.bootstrap_ci(more)) if len(more) else (np.nan,) * 3
 
 
 def rounded(mem: torch.Tensor, bits: Iterable[int], block: int | None = None) -> list[Change]:
@@ -197,24 +197,25 @@ def survival_summary(frame: pd.DataFrame) -> pd.DataFrame:
         frame: From `survival` or `few_bits`.
 
     Returns:
-        Indexed by what and amount: n (passages), cases (more, if noise is drawn several times), stored_bits (of the
-        vectors of a passage), degrees (mean angle to the vectors before), exact_mean, exact_sd, exact_sem (tokens),
-        share_mean, share_sem (of the tokens of a passage), whole (cases of which every token is left), bits_per_token
+        Indexed by what and amount: n (passages), stored_bits (of the vectors of a passage), degrees (mean angle to
+        the vectors before), exact_mean, exact_sd (tokens), share_mean (of the tokens of a passage), share_low,
+        share_high (its 95 % bootstrap interval over passages), whole (vectors that keep every token), bits_per_token
         (bits stored over tokens left, sums over passages; infinite if none is left).
     """
     rows = {}
     share = frame["exact"] / frame["length"]
     for key, some in frame.assign(share=share).groupby(["what", "amount"], sort=False):
+        shares = some.groupby("passage")["share"].mean()
+        low, high = metrics.bootstrap_ci(shares)
         rows[key] = {
-            "n": some["passage"].nunique(),
-            "cases": len(some),
+            "n": len(shares),
             "stored_bits": some["stored_bits"].mean(),
             "degrees": some["degrees"].mean(),
             "exact_mean": some["exact"].mean(),
             "exact_sd": some["exact"].std(),
-            "exact_sem": some["exact"].sem(),
-            "share_mean": some["share"].mean(),
-            "share_sem": some["share"].sem(),
+            "share_mean": shares.mean(),
+            "share_low": low,
+            "share_high": high,
             "whole": int((some["exact"] == some["length"]).sum()),
             "bits_per_token": words.ratio(some["stored_bits"].sum(), some["exact"].sum()),
         }
@@ -284,11 +285,11 @@ def survival_table(summary: pd.DataFrame, first: str = "written as") -> pd.DataF
     some = summary[summary["stored_bits"].notna()].reset_index()
     rows = {
         (row.what, f"{row.amount:g}"): {
+            "passages whole": f"{row.whole} of {row.n}",
+            "exact tokens left": words.spread(row.exact_mean, row.exact_sd),
+            "bits of vector a token left": f"{row.bits_per_token:,.0f}" if np.isfinite(row.bits_per_token) else "",
             "bits a vector": f"{row.stored_bits:,.0f}",
             "angle, degrees": f"{row.degrees:.1f}" if row.degrees == row.degrees else "",
-            "exact tokens left": words.spread(row.exact_mean, row.exact_sd),
-            "passages whole": f"{row.whole} of {row.n}",
-            "bits of vector a token left": f"{row.bits_per_token:,.0f}" if np.isfinite(row.bits_per_token) else "",
         }
         for row in some.itertuples()
     }
@@ -302,23 +303,26 @@ def survival_figure(summary: pd.DataFrame) -> Figure:
     Args:
         summary: From `survival_summary`, of rounding, noise and zeroing.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7), sharey=True)
     frame = summary.reset_index()
     names = [what for what in dict.fromkeys(frame["what"]) if "float" not in what]
     for what, (colour, marker, style) in zip(names, _LINES, strict=False):
         some = frame[frame["what"] == what]
-        mean, error = some["share_mean"] * 100, some["share_sem"].fillna(0) * 100
         panels = [(axes[1], some["degrees"])]
         if some["stored_bits"].notna().any():
             panels.append((axes[0], some["amount"]))
         for axis, along in panels:
-            axis.plot(along, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=what)
-            axis.fill_between(along, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(along, some["share_mean"] * 100, style, color=colour, marker=marker, markersize=5, linewidth=2,
+                      label=what)  # fmt: skip
+            axis.fill_between(along, some["share_low"] * 100, some["share_high"] * 100, color=colour, alpha=0.15,
+                              linewidth=0)  # fmt: skip
     bits = sorted(frame.loc[frame["what"].isin(names) & frame["stored_bits"].notna(), "amount"].unique())
-    axes[0].set(xlabel="bits a number", ylabel="exact tokens left, % of passage", ylim=(-3, 103), xticks=bits)
-    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log")
+    axes[0].set(xlabel="bits a number", ylim=(-3, 103), xticks=bits)
+    axes[1].set(xlabel="angle to the vector found, degrees (log scale)", xscale="log", xticks=(0.3, 1, 3, 10, 30))
     axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    for axis in axes:
+        axis.set_ylabel("exact tokens left, %")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -329,135 +333,114 @@ def few_bits_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: From `few_bits`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.4), sharex=True)
     amounts = sorted(frame["amount"].unique())
     place = {amount: at for at, amount in enumerate(amounts)}  # evenly spaced, or 32 would push the few together
-    names = list(dict.fromkeys(frame["what"]))
-    for i, (what, (colour, marker, style)) in enumerate(zip(names, _LINES, strict=False)):
+    for i, (what, (colour, marker, style)) in enumerate(zip(frame["what"].unique(), _LINES, strict=False)):
         some = frame[frame["what"] == what]
-        whole = (some["exact"] == some["length"]).groupby(some["amount"]).mean() * 100
-        tokens = some.groupby("amount")["exact"].mean()
-        for axis, line in zip(axes, (whole, tokens), strict=True):
-            axis.plot(line.index.map(place), line, style, color=colour, marker=marker, linewidth=2, label=what)
-        # Side by side, since many passages keep equally many.
-        beside = some["amount"].map(place) + (i - 1) * 0.15
+        beside = some["amount"].map(place) + (i - 1) * 0.15  # side by side: many keep equally many
+        whole = some["exact"] == some["length"]
+        for axis, values in zip(axes, (whole, some["exact"]), strict=True):
+            line = values.groupby(beside).mean()
+            axis.plot(line.index, line, style, color=colour, marker=marker, linewidth=2,
+                      label=f"{what} (n = {some['passage'].nunique()})")  # fmt: skip
         axes[1].plot(beside, some["exact"], marker, color=colour, markersize=3.5, alpha=0.45)
-    for axis, label in zip(axes, ("passages whole, %", "exact tokens left"), strict=True):
-        axis.set(xlabel="bits a number", ylabel=label)
-        axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+    axes[0].set(ylabel="share of passages whole", ylim=(-0.04, 1.04))
+    most = frame["length"].max()
+    axes[1].set(xlabel="bits a number (32: not rounded)", ylabel="exact tokens left", ylim=(-0.04 * most, 1.04 * most))
+    axes[1].set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+    for axis in axes:
         axis.grid(visible=False, axis="x")
-    axes[0].set(ylim=(-3, 103))
-    axes[1].set(ylim=(-0.03 * frame["length"].max(), 1.03 * frame["length"].max()))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
 def _bits_a_number(bits: float) -> str:
     """A number of bits, for captions."""
-    return f"{bits:.0f} bits a number" if bits == bits else "no number of bits tried"
+    return f"{bits:.0f} bit{'s' if bits != 1 else ''} a number" if bits == bits else "no number of bits tried"
 
 
-def show_finding(page: Page) -> Exhibit:
-    """The fewest bits at which all stay exact, against what tokens carry."""
-    n, size, information = page.n, page.size, information_per_token(page.plain)
-    whole = page.few_survived[page.few_survived["whole"] > 0].reset_index()
-    fewest = ""
-    if len(whole):
-        least = whole.sort_values(["amount", "whole"], ascending=[True, False]).iloc[0]
-        per_token = least["stored_bits"] / size
-        fewest = (
-            f"At {least['amount']:.0f} bit{'s' if least['amount'] > 1 else ''} a number ({least['what']}) "
-            f"{least['whole']} of {n} are still exact, at {per_token:.0f} bits a token, {per_token / information:.1f} "
-            "times what it carries. "
-        )
-    return Exhibit(
-        f"**All {n} passages of {size} tokens stay exact down to {_bits_a_number(page.fewest[IN_THE_LOOP])} if mem is "
-        f"rounded while it is crammed, and down to {_bits_a_number(page.fewest[AFTER])} if it is rounded "
-        f"afterwards.** With {page.spare['stop_margin'].iloc[0]:g} logits to spare {len(page.found)} of them could be "
-        f"found within the budget, and those stay exact down to {_bits_a_number(page.fewest.get(SPARE, np.nan))} when "
-        f"rounded. The fewest of everything tried at which all stay exact, {_bits_a_number(page.fewest.min())}, is "
-        f"{page.least_bits:,.0f} bits of vector, {page.least_bits / size:,.0f} a token; a token of these passages "
-        f"carries {information:.1f} bits. {fewest}That none of {n} is lost leaves room for up to "
-        f"{1 - 0.05 ** (1 / n):.0%} of such passages to be lost (95 % confidence)."
+def _more(page: Page, what: str) -> str:
+    """What rounding in another way takes more than in the loop, for captions."""
+    return words.interval(*page.over_the_loop(what)) or "an unknown number of"
+
+
+def show_answer(page: Page) -> Answer:
+    """The fewest bits at which all stay exact, in the loop and afterwards, and what a token then takes."""
+    low = page.over_the_loop(AFTER)[1]
+    return Answer(
+        page.setting,
+        "How few bits a number does a vector need?",
+        f"All {page.n} passages of {page.size} tokens stay exact at **{_bits_a_number(page.fewest[IN_THE_LOOP])}** in "
+        f"vectors rounded while they are searched for, and at {_bits_a_number(page.fewest[AFTER])} in vectors rounded "
+        f"afterwards, passage by passage {_more(page, AFTER)} bits more; at best that is "
+        f"{words.number(page.least_bits / page.size)} bits of vector a token, which carries "
+        f"{information_per_token(page.plain):.1f} bits.",
+        rests=f"{words.counted(page.plain)} passages, 95 % interval of the mean difference; at most "
+        f"{words.budgets(page.spare)} in the loop, {words.budgets(page.plain)} outside. None of {page.n} lost leaves "
+        f"room for {1 - 0.05 ** (1 / page.n):.0%} of such passages (95 %)",
+        sure="holds here only" if low > 0 else "open",
+        why="one small model, far fewer tokens than a vector holds, and the plainest way to round",
     )
 
 
-def show_survival_table(page: Page) -> Exhibit:
-    """What rounding leaves of horizons."""
-    ranges, runs = [], page.horizons
-    for what, fewest in fewest_bits(page.changed).groupby("what", sort=False)["fewest"]:
-        if "scale" in str(what):
-            kept = fewest.dropna()
-            spread = f"{kept.median():g} (median; {kept.min():g} to {kept.max():g}) for {len(kept)} of"
-            ranges.append(f"with a {what} {spread if len(kept) else 'none for'} {len(fewest)} passages")
-    best = page.survived[page.survived["stored_bits"].notna()]["bits_per_token"]
-    way, amount = best.idxmin()
-    caption = (
-        f"**Fewest bits a number at which a whole horizon stays exact, and at all more tried: {'; '.join(ranges)}.** "
-        f"Any others lose a token even at {max(page.bits)} bits. A block is {page.block} numbers. Tokens left: mean "
-        "over passages ± sample standard deviation; bits a token: bits of the vectors over tokens left, both summed "
-        f"over passages. The fewest are {best.min():.0f} bits a token, {way}, {amount:g} bits a number. A token of "
-        f"these horizons carries {information_per_token(runs):.1f} bits. {page.setting}; exact horizons of "
-        f"{runs['length'].min()} to {runs['length'].max()} tokens within {words.budgets(runs)} a passage, "
-        f"{', '.join(f'{count} {source}' for source, count in runs['source'].value_counts().items())}. "
-        f"{words.cost(runs)}."
-    )
-    return Exhibit(caption, survival_table(page.survived))
-
-
-def show_survival_figure(page: Page) -> Exhibit:
+def show_survival(page: Page) -> Exhibit:
     """What rounding, noise and zeroing leave of horizons."""
-    noise, zeroed = page.survived.loc["noise"], page.survived.loc["zeroed"]
-    kept, near = noise["share_mean"], noise.index.get_indexer([10], "nearest")[0]
-    lowest, middle = zeroed.iloc[0], zeroed.iloc[len(zeroed) // 2]
+    rounding, noise = page.survived.loc["scale a vector"], page.survived.loc["noise"]
+    most, least = rounding.loc[max(page.bits)], noise.iloc[0]
+    none = rounding.index[rounding["whole"] == 0]
+    lost = f", to {none.max():g} none" if len(none) else ""
+    kept = words.percent(*least[["share_mean", "share_low", "share_high"]])
     caption = (
-        f"**Turned by {noise.index.min():g} degree{'s' if noise.index.min() != 1 else ''} in a random direction a "
-        f"vector keeps {kept.iloc[0]:.0%} of its passage, by {noise.index[near]:g} degrees {kept.iloc[near]:.0%}, by "
-        f"{noise.index.max():g} degrees {kept.iloc[-1]:.0%}.** Left: share of the passage that is left after "
-        "rounding. Right: the same, and what noise and zeroing leave, against the angle by which each turns the "
-        "vector; where the lines meet, it is the angle that counts and not what caused it. Setting the smallest "
-        f"{lowest.name:.0%} of the numbers to 0 turns a vector by {lowest['degrees']:.1f} degrees and leaves "
-        f"{lowest['share_mean']:.0%}, the smallest {middle.name:.0%} turn it by {middle['degrees']:.0f} degrees and "
-        f"leave {middle['share_mean']:.0%}. Lines: means over {page.horizons['passage'].nunique()} passages, noise "
-        f"drawn {page.draws} times for each; bands: one standard error. {page.setting}; vectors as above."
+        f"**Rounded to {max(page.bits)} bits a number {most['whole']:.0f} of {most['n']:.0f} horizons stay "
+        f"exact{lost}; turned by {least.name:g}° at random a vector keeps {kept} of its tokens.** Mean shares with "
+        f"95 % intervals, {words.counted(page.horizons)}; noise drawn {page.draws} times. Above: rounding. Below: "
+        "rounding, noise and smallest numbers set to zero, by angle."
     )
     return Exhibit(caption, survival_figure(page.survived))
 
 
-def show_few_bits_table(page: Page) -> Exhibit:
+def show_stored(page: Page) -> Exhibit:
+    """The fewest bits that a token left of a horizon takes, and what rounding leaves in numbers."""
+    stored = page.survived[page.survived["stored_bits"].notna()]
+    way, amount = stored["bits_per_token"].idxmin()
+    best = page.changed.query("what == @way and amount == @amount")
+    bits, left = best["stored_bits"].to_numpy(), best["exact"].to_numpy()
+    fewest = words.within(words.ratio(bits.sum(), left.sum()), *words.ratio_interval(bits, left), 0)
+    caption = (
+        f"**Of {len(stored)} ways the best takes {fewest} bits of vector a token left; a token of these horizons "
+        f"carries {information_per_token(page.horizons):.1f}.** It is {way}, {amount:g} bits a number: bits over "
+        f"tokens, sums of {len(best)} horizons of {words.range(page.horizons['length'])} tokens, 95 % interval. A "
+        f"block is {page.block} numbers. Table: mean ± standard deviation."
+    )
+    return Exhibit(caption, Fold("What rounding leaves of horizons, in numbers", survival_table(page.survived)))
+
+
+def show_few_bits(page: Page) -> Exhibit:
     """Rounding in the loop and afterwards."""
+    margin = f"{page.spare['stop_margin'].iloc[0]:g} logits"
+    found = f", those found with {margin} to spare {_more(page, SPARE)}" if len(page.found) else ""
+    caption = (
+        f"**To stay exact, passages rounded afterwards take {_more(page, AFTER)} bits a number more than in the "
+        f"loop{found}.** Mean differences passage by passage, 95 % intervals. Above: share of passages of {page.size} "
+        "tokens that stay exact. Below: exact tokens left, means as lines, passages as small marks."
+    )
+    table = survival_table(page.few_survived, "rounded when")
+    return Exhibit(caption, few_bits_figure(page.few), Fold("Rounding in the loop and afterwards, in numbers", table))
+
+
+def show_steps(page: Page) -> Exhibit:
+    """What vectors of few bits take to find."""
     loop = page.crams[page.crams["bits"].notna()]
-    medians = loop.groupby("bits")["steps"].median().sort_index(ascending=False)
-    steps = ", ".join(f"{value:.0f} at {bits:.0f} bit{'s' if bits > 1 else ''}" for bits, value in medians.items())
-    lost = loop[~loop["exact"]]
-    given_up = (
-        f"In the loop {len(lost)} runs were given up at the end of their budget; "
-        f"{lost['correct_teacher'].sum() / lost['length'].sum():.0%} of their tokens are right given the true ones "
-        "before, but an early one is not, and the prefix is short. "
-        if len(lost)
-        else ""
+    lost, steps = loop[~loop["exact"]], dict(tuple(loop.groupby("bits")["steps"]))
+    right = words.share(lost["correct_teacher"].sum() / lost["length"].sum())
+    early = f", with {right} of their tokens right given the true ones: an early error alone ends a prefix"
+    more = words.difference(steps[min(steps)], steps[max(steps)], 0)
+    return Exhibit(
+        f"**At {_bits_a_number(min(steps))} the loop takes {more} steps more than at {max(steps):.0f}.** Difference "
+        f"of the means of {page.n} passages, 95 % interval; runs end at {words.budgets(loop)} at the latest. "
+        f"{len(lost)} of all {len(loop)} ended there unsolved{early if right else ''}."
     )
-    caption = (
-        f"**All {page.n} passages stay exact down to {_bits_a_number(page.fewest[IN_THE_LOOP])} in the loop and "
-        f"{_bits_a_number(page.fewest[AFTER])} afterwards.** The same {page.n} passages of {page.size} tokens "
-        f"throughout, but with margin only the {len(page.found)} for which a vector was found that exact and that "
-        "clear. Whole: every token exact. Exact tokens left: the longest prefix that is, mean ± sample standard "
-        f"deviation. Angle: to the vector before rounding. {given_up}Median steps in the loop: {steps}; without "
-        f"rounding {page.plain['steps'].median():.0f}, with margin {page.spare['steps'].median():.0f}. "
-        f"{page.setting}; in the loop and with margin at most {words.budgets(page.spare)}, without either at most "
-        f"{words.budgets(page.plain)}. {words.cost(page.crams)}."
-    )
-    return Exhibit(caption, survival_table(page.few_survived, "rounded when"))
-
-
-def show_few_bits_figure(page: Page) -> Exhibit:
-    """The same, passage by passage."""
-    caption = (
-        f"**Rounding in the loop against rounding afterwards, {page.size} tokens.** Left: share of the passages that "
-        "stay exact as a whole; right: exact tokens left, means as lines, passages as small marks. 32 bits: not "
-        f"rounded. {page.setting}; n = {page.n} passages, {len(page.found)} with margin."
-    )
-    return Exhibit(caption, few_bits_figure(page.few))
 
 
 def glue_numbers(page: Page) -> None:

@@ -12,8 +12,8 @@ from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.results.rows import crammed, of_kind, surprise
 from cramming.studies import _words as words
-from cramming.studies._figures import marks_by_source, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import WIDTH, marks_by_source, styled
+from cramming.studies._page import Answer, Exhibit
 from cramming.studies._page import Page as AnyPage
 
 
@@ -38,8 +38,8 @@ def reduction(results: pd.DataFrame, surprisal: pd.DataFrame) -> pd.DataFrame:
         surprisal: From `cramming.results.rows.surprise`, of the same passages at least as long.
 
     Returns:
-        One row a run: model, source, passage, length (tokens), bits (without mem), least_bits, removed_bits; all three
-        leave token 0 out.
+        One row a run: model, source, passage, length (tokens), bits (without mem), least_bits, removed_bits, ratio (of
+        removed to least; nan if nothing has to go). All of them leave token 0 out.
     """
     rows = []
     tokens = {str(name): some.sort_values("position") for name, some in surprisal.groupby("passage")}
@@ -51,25 +51,24 @@ def reduction(results: pd.DataFrame, surprisal: pd.DataFrame) -> pd.DataFrame:
         nats = (some["nats"].sum(), some["least_nats"].sum(), removed)
         rows.append((run.model, run.source, run.passage, run.length, *map(metrics.nats_to_bits, nats)))
     columns = ["model", "source", "passage", "length", "bits", "least_bits", "removed_bits"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(ratio=frame["removed_bits"] / frame["least_bits"].where(frame["least_bits"] > 0))
 
 
 def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`reduction` summed up, one row a model and source; shares are of sums over passages."""
     rows = {}
-    for key, some in frame.groupby(["model", "source"], sort=False):
-        ratio = some["removed_bits"] / some["least_bits"]
-        rows[key] = {
-            "passages": len(some),
-            "horizon, tokens": words.spread(some["length"].mean(), some["length"].std()),
-            "bits without mem": words.spread(some["bits"].mean(), some["bits"].std(), 0),
-            "least to remove, bits": words.spread(some["least_bits"].mean(), some["least_bits"].std(), 0),
-            "removed, bits": words.spread(some["removed_bits"].mean(), some["removed_bits"].std(), 0),
-            "removed over least": words.spread(ratio.mean(), ratio.std(), 2),
-            "least over all": f"{some['least_bits'].sum() / some['bits'].sum():.0%}",
+    for (model, source), some in frame.groupby(["model", "source"], sort=False):
+        rows[(model, f"{source} (n = {len(some)})")] = {
+            "removed over least": words.spread(some["ratio"].mean(), some["ratio"].std(), 2),
             "removed over all": f"{some['removed_bits'].sum() / some['bits'].sum():.0%}",
+            "least over all": f"{some['least_bits'].sum() / some['bits'].sum():.0%}",
+            "removed, bits": words.spread(some["removed_bits"].mean(), some["removed_bits"].std(), 0),
+            "least, bits": words.spread(some["least_bits"].mean(), some["least_bits"].std(), 0),
+            "all, bits": words.spread(some["bits"].mean(), some["bits"].std(), 0),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "text"])
+    return table.droplevel("model") if len({model for model, _ in rows}) == 1 else table
 
 
 @styled
@@ -79,34 +78,41 @@ def reduction_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.studies.bound.reduction`.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 4.4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.6))
     most = max(frame["removed_bits"].max(), frame["least_bits"].max()) * 1.05
     axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="the least that would do")
     marks_by_source(axis, frame, "least_bits", "removed_bits")
     axis.set(xlabel="least to remove, bits", ylabel="removed by the mem vector, bits", xlim=(0, None), ylim=(0, most))
-    axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def show_table(page: Page) -> Exhibit:
-    """What is removed, and what would do, by text."""
-    runs = page.horizons
-    caption = (
-        f"**What is removed, and what would do.** {words.setting(runs)}; exact horizons within {words.budgets(runs)} "
-        "a passage. All in bits of the model's own cross-entropy, token 0 left out; mean ± sample standard deviation "
-        f"over passages; the last two columns are shares of sums. {words.cost(runs)}."
+def show_answer(page: Page) -> Answer:
+    """How many times the least is removed."""
+    done, all_bits = page.reduction, page.reduction["bits"].sum()
+    return Answer(
+        page.setting,
+        "How much of a text's surprise has to go, and how much does cramming take away?",
+        f"Cramming takes away **{words.spread(done['ratio'].mean(), done['ratio'].std(), 2)} times** the bits that "
+        f"have to go: {done['removed_bits'].sum() / all_bits:.0%} of all bits of these prefixes, where "
+        f"{done['least_bits'].sum() / all_bits:.0%} would do.",
+        rests=(
+            f"Mean ± standard deviation over {words.counted(done)} passages at their exact horizons, "
+            f"{words.budgets(page.horizons)} each; shares are of sums"
+        ),
+        sure="holds here only",
+        why="one small model, and a least that is no strict minimum",
     )
-    return Exhibit(caption, reduction_table(page.reduction))
 
 
-def show_figure(page: Page) -> Exhibit:
-    """The same, passage by passage."""
+def show_reduction(page: Page) -> Exhibit:
+    """What is removed and what would do, passage by passage and by text."""
     done = page.reduction
-    ratio, bits = done["removed_bits"] / done["least_bits"], done["bits"].sum()
+    of = dict(tuple(done.dropna(subset="ratio").groupby("source")["ratio"]))
+    low, high = (pick(of, key=lambda source: of[source].mean()) for pick in (min, max))
     caption = (
-        f"**Cramming removes {ratio.mean():.1f} times what would be needed.** One mark a passage; the line is what "
-        f"would just do. Of all bits of these prefixes cramming removes {done['removed_bits'].sum() / bits:.0%}, and "
-        f"{done['least_bits'].sum() / bits:.0%} would be enough: over passages the ratio is {ratio.mean():.2f} ± "
-        f"{ratio.std():.2f}. {words.setting(page.horizons)}; n = {len(done)}."
+        f"**From {low} to {high} the ratio of removed to least differs by {words.difference(of[high], of[low], 2)}**, "
+        "with its 95 % interval. One mark a passage; on the line nothing is wasted. Bits are the model's own "
+        "cross-entropy, token 0 left out: mean ± standard deviation over passages; shares are of sums."
     )
-    return Exhibit(caption, reduction_figure(done))
+    return Exhibit(caption, reduction_figure(done), reduction_table(done))

@@ -24,21 +24,21 @@ import torch
 import zstandard
 from constriction import stream
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from cramming import decode, metrics, recipes, rounding
 from cramming.decode import carried, generated
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published
-from cramming.results.rows import crammed, device_name, gains
+from cramming.results.rows import crammed, gains
 from cramming.studies import _words as words
-from cramming.studies._figures import source_marks, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import WIDTH, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, from_tokens
 
-BY_MODEL, FEWEST = "model and range coder", "vector, fewest bits"  # the coders that the page compares
+TEXT, BY_MODEL, FEWEST = "text", "model and range coder", "vector, fewest bits"  # what the page compares
 COUNT_BYTES = 2  # at the head of files that do not know their own end: tokens of the passage, the low byte first
 NUMBER_BITS = 16  # that a number of a vector counts where no file is written
 PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
@@ -63,15 +63,20 @@ class Page(AnyPage):
         return files(self.passages, [*general(), *by_model(self.lm), *by_vector(self.lm, vectors)])
 
     @cached_property
+    def together(self) -> pd.DataFrame:
+        """From `files`, of all passages written as one, by the coders that can."""
+        ids, _ = by_model(self.lm)
+        return files([joined(self.passages)], [*general(), ids])
+
+    @cached_property
     def sizes(self) -> pd.DataFrame:
         """From `file_sizes`."""
-        ids, _ = by_model(self.lm)
-        return file_sizes(self.files, files([joined(self.passages)], [*general(), ids]))
+        return file_sizes(self.files, self.together)
 
     @cached_property
     def best(self) -> str:
         """The general compressor with the smallest files."""
-        _, *names = (coder.name for coder in general())  # the first is plain text
+        _, *names = (coder.name for coder in general())  # the first is `TEXT`
         return str(self.sizes.loc[names, "mean"].idxmin())
 
     def over(self, coder: str) -> dict[str, float]:
@@ -87,21 +92,6 @@ class Page(AnyPage):
     def said(self) -> pd.Series:
         """Published ratios of text over vector, by unit."""
         return self.units.loc[self.units.index[0][0]]["ratio"]
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights and machine, for captions."""
-        results = self.results
-        return f"{words.setting(results)}; {device_name(self.lm.device)}, {results['dtype'].iloc[0]}"
-
-    @cached_property
-    def held(self) -> str:
-        """What the vectors hold, for captions."""
-        counted = ", ".join(f"{n} {source}" for source, n in self.results["source"].value_counts(sort=False).items())
-        return (
-            f"exact horizons of {words.range(self.results['length'])} tokens, {counted}, within "
-            f"{words.budgets(self.results)} a passage"
-        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ def general() -> list[Coder]:
         zstandard.MAX_COMPRESSION_LEVEL, format=_ZSTD, write_content_size=0, write_checksum=0, write_dict_id=0
     )
     return [
-        coder("text", "UTF-8, as it is", bytes, bytes),
+        coder(TEXT, "UTF-8, as it is", bytes, bytes),
         coder("gzip", "level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
         coder(
             "xz",
@@ -146,19 +136,19 @@ def general() -> list[Coder]:
         ),
         coder(
             "gzip, bare",
-            "deflate of level 9, no header, no checksum",
+            "deflate, level 9",
             lambda text: zlib.compress(text, 9, wbits=-zlib.MAX_WBITS),
             lambda data: zlib.decompress(data, wbits=-zlib.MAX_WBITS),
         ),
         coder(
             "xz, bare",
-            "LZMA, preset 9, extreme, lc and pb 0, no header, no checksum",
+            "LZMA, preset 9, extreme, lc and pb 0",
             lambda text: lzma.compress(text, lzma.FORMAT_RAW, filters=_LZMA),
             lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_LZMA),
         ),
         coder(
             "zstd, bare",
-            f"level {zstandard.MAX_COMPRESSION_LEVEL}, no magic number, size or checksum",
+            f"level {zstandard.MAX_COMPRESSION_LEVEL}",
             lambda text: zstandard.ZstdCompressor(compression_params=bare_zstd).compress(text),
             lambda data: zstandard.ZstdDecompressor(format=_ZSTD).decompressobj().decompress(data),
         ),
@@ -396,38 +386,34 @@ def _text(lm: FrozenLM, token_ids: Sequence[int]) -> bytes:
 
 
 def file_sizes(files: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
-    """What passages take as files, one row a way of writing them; shares are of sums over passages.
+    """What passages take as files, one row a way of writing them.
 
     Args:
-        files: From `cramming.studies.compression.files`.
+        files: From `cramming.studies.compression.files`, plain text among them.
         together: The same of all passages written as one, by those coders that can.
 
     Returns:
         Index coder, in the order given; columns settings, n (passages), same (how many came back byte for byte), mean,
-        sd, least, most (bytes a file), of_text (bytes over those of the text in UTF-8), of_ids (bits over 16 bits a
-        token), per_character and per_token (bits), together (bytes of one file for all; of coders that wrote none,
-        the sum), together_of_text (the same over the text's), together_same (whether it came back).
+        sd (bytes a file), times, times_low, times_high (bytes over those of the text in UTF-8, see `file_ratio`),
+        per_token (bits, of sums), together_of_text (bytes of one file for all over the text's; of coders that wrote
+        none, the sum).
     """
     one = together.set_index("coder")
     rows = {}
     for coder, some in files.groupby("coder", sort=False):
-        sums, alone = some[["bytes", "utf8", "characters", "tokens"]].sum(), coder not in one.index
-        whole = sums if alone else one.loc[coder]
+        sums, times = some[["bytes", "utf8", "tokens"]].sum(), file_ratio(files, str(coder), TEXT)
+        whole = one.loc[coder] if coder in one.index else sums
         rows[str(coder)] = {
             "settings": some["settings"].iloc[0],
             "n": len(some),
             "same": int(some["same"].sum()),
             "mean": some["bytes"].mean(),
             "sd": some["bytes"].std(),
-            "least": some["bytes"].min(),
-            "most": some["bytes"].max(),
-            "of_text": sums["bytes"] / sums["utf8"],
-            "of_ids": 8 * sums["bytes"] / (16 * sums["tokens"]),
-            "per_character": 8 * sums["bytes"] / sums["characters"],
+            "times": times["mean"],
+            "times_low": times["low"],
+            "times_high": times["high"],
             "per_token": 8 * sums["bytes"] / sums["tokens"],
-            "together": whole["bytes"],
             "together_of_text": whole["bytes"] / whole["utf8"],
-            "together_same": bool(some["same"].all() if alone else whole["same"]),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coder")
 
@@ -468,7 +454,7 @@ def units(results: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Indexed by model and unit (of text over of vector): text and vector (means over passages), ratio (text over
-        vector), source (file and column, or that it was measured here).
+        vector).
     """
     hub, source = PUBLISHED
     about = published("models").set_index("hub_id").loc[hub]
@@ -483,7 +469,6 @@ def units(results: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
             int(about["vocab_size"]),
             about["text_cross_entropy_nats_512_tokens_pg19"] / 512 * said["decoding_capacity_tokens"],
             metrics.nats_to_bits(said["information_gain_nats_mean"]),
-            ("capacity.csv", "capacity.csv; characters a token as here", "capacity.csv, models.csv"),
         ),
         f"{results['model'].iloc[0]} (here)": (
             results["length"].mean(),
@@ -491,22 +476,21 @@ def units(results: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
             int(results["vocab_size"].iloc[0]),
             results["nats_without"].mean(),
             gains(results)["bits"].mean(),
-            ("measured",) * 3,
         ),
     }
     rows = {}
-    for model, (tokens, width, vocab_size, nats, gain, (first, second, third)) in cases.items():
+    for model, (tokens, width, vocab_size, nats, gain) in cases.items():
         vector = width * NUMBER_BITS
-        for unit, text, size, where in (
-            ("tokens over vectors", tokens, 1, first),
-            ("characters over vectors", tokens * per_token["characters"], 1, second),
-            ("tokens over numbers", tokens, width, third),
-            ("bytes of UTF-8 over bytes", tokens * per_token["utf8"], vector / 8, second),
-            ("bits of token ids over bits", tokens * np.log2(vocab_size), vector, third),
-            ("bits the model lacks over bits", metrics.nats_to_bits(nats), vector, third),
-            ("information gain over bits", gain, vector, third),
+        for unit, text, size in (
+            ("tokens over vectors", tokens, 1),
+            ("characters over vectors", tokens * per_token["characters"], 1),
+            ("tokens over numbers", tokens, width),
+            ("bytes of UTF-8 over bytes", tokens * per_token["utf8"], vector / 8),
+            ("bits of token ids over bits", tokens * np.log2(vocab_size), vector),
+            ("bits the model lacks over bits", metrics.nats_to_bits(nats), vector),
+            ("information gain over bits", gain, vector),
         ):
-            rows[model, unit] = {"text": text, "vector": size, "ratio": text / size, "source": where}
+            rows[model, unit] = {"text": text, "vector": size, "ratio": text / size}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "unit"])
 
 
@@ -514,32 +498,29 @@ def file_table(sizes: pd.DataFrame) -> pd.DataFrame:
     """`file_sizes` as a page shows it."""
     return pd.DataFrame(
         {
-            "settings": sizes["settings"],
             "bytes a passage": [words.spread(r.mean, r.sd, 0) for r in sizes.itertuples()],
-            "range": [f"{r.least} to {r.most}" for r in sizes.itertuples()],
-            "over the text's UTF-8": sizes["of_text"].map("{:.2f}".format),
-            "over 16 bits a token": sizes["of_ids"].map("{:.2f}".format),
-            "bits a character": sizes["per_character"].map("{:.1f}".format),
+            "times its text": [words.within(r.times, r.times_low, r.times_high, 2) for r in sizes.itertuples()],
             "bits a token": sizes["per_token"].map("{:.1f}".format),
+            "all in one, times its text": sizes["together_of_text"].map("{:.2f}".format),
             "came back": [f"{r.same} of {r.n}" for r in sizes.itertuples()],
-            "all as one file, bytes": sizes["together"].map("{:,.0f}".format),
-            "that over its UTF-8": sizes["together_of_text"].map("{:.2f}".format),
+            "settings": sizes["settings"],
         }
     )
 
 
 def unit_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`units` as a page shows it: one row a unit, one group of columns a model."""
-    shown = pd.DataFrame(
-        {
-            "of text": frame["text"].map("{:,.0f}".format),
-            "of vector": frame["vector"].map("{:,.0f}".format),
-            "ratio": [f"× {ratio:,.0f}" if ratio >= 10 else f"× {ratio:.2g}" for ratio in frame["ratio"]],
-            "from": frame["source"],
-        }
-    )
-    models = frame.index.get_level_values("model").unique()
-    return pd.concat({model: shown.loc[model] for model in models}, axis=1)
+    """`units` as a page shows it: one row a unit, the ratio of each model first, and then what it is of."""
+    by_model = {model: frame.loc[model] for model in frame.index.get_level_values("model").unique()}
+    ratios = {model: some["ratio"].map(_times) for model, some in by_model.items()}
+    parts = {
+        f"{model}: text / vector": [f"{row.text:,.0f} / {row.vector:,.0f}" for row in some.itertuples()]
+        for model, some in by_model.items()
+    }
+    return pd.DataFrame(ratios | parts)
+
+
+def _times(ratio: float) -> str:
+    return f"× {ratio:,.0f}" if ratio >= 10 else f"× {ratio:.2g}"
 
 
 @styled
@@ -550,66 +531,61 @@ def file_sizes_figure(files: pd.DataFrame) -> Figure:
         files: From `cramming.studies.compression.files`.
     """
     order = {coder: place for place, coder in enumerate(files["coder"].unique())}
-    figure, axis = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.36 * len(order) + 1.3))
     marks = source_marks(files["source"])
     for i, (source, (colour, marker)) in enumerate(marks.items()):
         some = files[files["source"] == source]
         beside = 0.56 * ((i + 0.5) / len(marks) - 0.5)  # of a row's height, so that texts do not hide each other
-        axis.plot(some["bytes"], some["coder"].map(order) + beside, marker, color=colour, markersize=5,
+        axis.plot(some["bytes"], some["coder"].map(order) + beside, marker, color=colour, markersize=4.5,
                   markeredgecolor="black", markeredgewidth=0.4, alpha=0.85,
                   label=f"{source} (n = {some['passage'].nunique()})")  # fmt: skip
     means = files.groupby("coder", sort=False)["bytes"].mean()
-    axis.plot(means, means.index.map(order), "|", color="black", markersize=17, markeredgewidth=1.6, label="mean")
     for coder, mean in means.items():
-        axis.annotate(f"{mean:,.0f}", (1.01, order[str(coder)]), va="center", fontsize="small",
+        axis.plot([mean] * 2, order[str(coder)] + np.array([-0.3, 0.3]), color="black", linewidth=1.6)
+        axis.annotate(f"{mean:,.0f}", (1.02, order[str(coder)]), va="center", fontsize="small",
                       xycoords=("axes fraction", "data"))  # fmt: skip
     axis.set_yticks(range(len(order)), list(order))
-    axis.set(xscale="log", xlabel="bytes of the file (log scale); means at the right", ylim=(len(order) - 0.5, -0.5))
+    axis.set(xscale="log", xlabel="bytes of the file (log scale)", ylim=(len(order) - 0.5, -0.5))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.4, 1.12), ncols=len(marks) + 1, fontsize="small")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=len(marks))
     return figure
 
 
-def show_answer(page: Page) -> Exhibit:
-    """The vector's bytes over the coder's and the text's."""
-    coder, text = page.over(BY_MODEL), page.over("text")
-    return Exhibit(
-        f"**Of tokens over vectors. As a file, even the vector at its fewest bits takes {coder['mean']:.1f} times the "
-        f"bytes that the same model needs as an entropy coder (95 % interval {coder['low']:.1f} to "
-        f"{coder['high']:.1f}, n = {coder['n']} passages), and {text['mean']:.2f} times those of the plain text "
-        f"({text['low']:.2f} to {text['high']:.2f}).**"
+def show_answer(page: Page) -> Answer:
+    """The vector's bytes over the text's and the coder's."""
+    text, coder = page.over(TEXT), page.over(BY_MODEL)
+    verdict = "no" if text["low"] > 1 else "yes" if text["high"] < 1 else "undecided"
+    by_budget = (page.results["ended"] == "budget").sum()
+    return Answer(
+        page.setting,
+        "Is a vector smaller than the text it holds?",
+        f"Counted as tokens over vectors, yes; as a file, {verdict}: at the fewest bits a number that keep it exact, "
+        f"the vector takes **{text['mean']:.2f} times the bytes of its text** (95 % interval {text['low']:.2f} to "
+        f"{text['high']:.2f}), and {words.within(coder['mean'], coder['low'], coder['high'], 1)} times those that the "
+        "same model needs as an entropy coder.",
+        rests=f"Means over {words.counted(page.results)} passages, exact horizons of "
+        f"{words.range(page.results['length'])} tokens, {words.budgets(page.results)} each",
+        sure="open" if verdict == "undecided" else "holds here only",
+        why=f"one small model, and {by_budget} of {len(page.results)} horizons ended with their budget, so that the "
+        "vectors may hold more",
     )
 
 
 def show_files(page: Page) -> Exhibit:
-    """Sizes of files by coder."""
-    files, sizes, of_text = page.files, page.sizes, page.sizes["of_text"]
-    caption = (
-        f"**{int(files['same'].sum())} of {len(files)} files gave their text back byte for byte; the smallest general "
-        f"compressor is {page.best} with {of_text[page.best]:.2f} of the UTF-8 bytes, the coder driven by the model "
-        f"needs {of_text[BY_MODEL]:.2f}, the vector {of_text[FEWEST]:.2f}.** Sizes of files on disk, mean ± sample "
-        "standard deviation over passages; ratios, bits a character and bits a token are of sums. The last two "
-        "columns: all passages one after the other as one text in one file; of vectors, and of the coder driven by "
-        "the model, which start anew with every passage, the sum of their files. Of these "
-        f"{sizes['together_same'].sum()} of {len(sizes)} came back. Where a passage ends, general compressors and "
-        f"token ids tell by themselves; the coder driven by the model and the vectors have {COUNT_BYTES} bytes of "
-        "length in every file, which are counted. The first token, before which nothing stands, is coded as one of "
-        f"{page.lm.vocab_size:,} equally likely ones. {page.setting}; {page.held}. {words.cost(page.results)}."
-    )
-    return Exhibit(caption, file_table(sizes))
-
-
-def show_files_figure(page: Page) -> Exhibit:
-    """The same, passage by passage."""
+    """Sizes of files by coder, passage by passage, and in numbers."""
     best, coder = page.over(page.best), page.over(BY_MODEL)
+    same = pd.concat([page.files["same"], page.together["same"]])
     caption = (
-        f"**The vector at its fewest bits takes {best['mean']:.1f} times the bytes of {page.best} (95 % interval "
-        f"{best['low']:.1f} to {best['high']:.1f}) and {coder['mean']:.1f} times those of the coder driven by the "
-        "model.** Bytes of each file, one mark a passage, log scale; strokes and numbers are means. n = "
-        f"{len(page.results)}. {page.setting}; {page.held}."
+        f"**At its fewest bits the vector takes {words.within(best['mean'], best['low'], best['high'], 1)} times the "
+        f"bytes of {page.best} and {words.within(coder['mean'], coder['low'], coder['high'], 1)} times those of the "
+        "coder driven by the model.** In brackets: 95 % intervals. One mark a file, n = "
+        f"{len(page.results)} passages; strokes and numbers are means. Of {len(same)} files {same.sum()} gave their "
+        "text back, byte for byte."
     )
-    return Exhibit(caption, file_sizes_figure(page.files))
+    name = "All sizes: mean ± standard deviation, ratios with 95 % intervals, settings"
+    return Exhibit(caption, file_sizes_figure(page.files), Fold(name, file_table(page.sizes)))
 
 
 def show_numbers(page: Page) -> Exhibit:
@@ -618,40 +594,35 @@ def show_numbers(page: Page) -> Exhibit:
     numbers = 8 * bytes_of[FEWEST] / (results["width"].iloc[0] * results["n_vectors"].iloc[0])
     own = metrics.nats_to_bits(results["nats_without"].sum()) / 8 / len(results)
     return Exhibit(
-        f"Written as a file, the vector at its fewest bits takes {numbers.mean():.1f} bits a number "
-        f"({numbers.min():.1f} to {numbers.max():.1f}), its length and its scale among them. The model's own surprise "
-        f"at a passage adds up to {own:.1f} bytes on average; the coder's file is "
-        f"{bytes_of[BY_MODEL].mean() - own:.1f} bytes longer, of which {COUNT_BYTES} are the length."
+        f"**The vector at its fewest bits takes {numbers.mean():.1f} bits a number (range {numbers.min():.1f} to "
+        f"{numbers.max():.1f}), its length and its scale among them.** The model's own surprise at a passage adds up "
+        f"to {own:.1f} bytes; the coder's file is {bytes_of[BY_MODEL].mean() - own:.1f} bytes longer, of which "
+        f"{COUNT_BYTES} are the length. Means, n = {len(results)}."
     )
 
 
 def show_units(page: Page) -> Exhibit:
     """Text over vector by unit."""
-    said = page.said
+    said, tokens = page.said.map(_times), page.results["length"]
     caption = (
-        f"**What is × {said['tokens over vectors']:,.0f} in tokens over vectors is × "
-        f"{said['bytes of UTF-8 over bytes']:.2f} in bytes and × {said['bits the model lacks over bits']:.2f} in bits "
-        "that the model lacks.** Text over vector, by unit, of the paper's largest capacity and of the passages here "
-        f"(means, n = {len(page.results)}). A vector counts {NUMBER_BITS} bits a number. Token ids take log2 of the "
-        "vocabulary each. *Bits the model lacks*: cross-entropy of the text without mem, which an entropy coder "
-        "driven by the model would need; published over the first 512 tokens of a text and extended to the capacity "
-        "in proportion. *Information gain* is published as a mean over texts longer than the vector could hold, so it "
-        "may exceed the row above; here token 0 counts in the cross-entropy and not in the gain. Published capacity: "
-        "the longest length with a mean accuracy of at least 0.99, not exact decoding. Characters and bytes of the "
-        f"published text are those a token has here, so they are rough. Files: data/paper. {page.setting}."
+        f"**The paper's largest capacity is {said['tokens over vectors']} in tokens over vectors, "
+        f"{said['bytes of UTF-8 over bytes']} in bytes and {said['bits the model lacks over bits']} in bits that the "
+        "model lacks; below 1 the vector is larger.** Text over vector, published without an interval; here means of "
+        f"n = {len(tokens)}, {words.spread(tokens.mean(), tokens.std(), 0)} tokens. A vector's number counts "
+        f"{NUMBER_BITS} bits, a token id log2 of the vocabulary."
     )
     return Exhibit(caption, unit_table(page.units))
 
 
 def show_effort(page: Page) -> Exhibit:
     """What model and search weigh beside the tokens."""
-    numbers, passes = page.lm.model.num_parameters(), page.results["token_passes"]
+    count, passes = page.lm.model.num_parameters(), page.results["token_passes"]
     tokens = page.results["length"].sum()
     return Exhibit(
-        f"The model has {numbers:,} numbers, {4 * numbers / tokens / 1e6:.1f} MB for every token in the table. To "
-        f"find a vector took {passes.mean():,.0f} tokens through forward and backward pass a passage on average, "
-        f"{passes.sum() / tokens:,.0f} a token it holds. The coder takes one forward pass a token to write and one to "
-        "read."
+        f"**For each token that they hold, the vectors took {passes.sum() / tokens:,.0f} tokens through forward and "
+        f"backward pass.** That is {words.spread(passes.mean(), passes.std(), 0)} a passage (n = {len(passes)}); the "
+        "coder takes one forward pass a token to write and one to read. The model has "
+        f"{count:,} numbers, {4 * count / tokens / 1e6:.1f} MB for each token held here."
     )
 
 
@@ -659,7 +630,7 @@ def glue_numbers(page: Page) -> None:
     """What other pages quote."""
     glue(
         vector_over_coder=f"{page.over(BY_MODEL)['mean']:.1f}",
-        vector_over_text=f"{page.over('text')['mean']:.2f}",
+        vector_over_text=f"{page.over(TEXT)['mean']:.2f}",
         coder_bits_per_token=f"{page.sizes.loc[BY_MODEL, 'per_token']:.1f}",
         published_in_bits=f"{page.said['bits the model lacks over bits']:.2f}",
         n_compression=f"{len(page.results)}",

@@ -15,10 +15,10 @@ from cramming.decode import nats_and_gaps
 from cramming.errors import CrammingError
 from cramming.metrics import nats_to_bits
 from cramming.models import FrozenLM
-from cramming.results.rows import crammed, device_name
+from cramming.results.rows import crammed
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, other_of, preceding
 
@@ -46,12 +46,6 @@ class Page(AnyPage):
         self.shown = [(scale, self.results)]
 
     @cached_property
-    def setting(self) -> str:
-        """Model, machine and number format, for captions."""
-        dtype = self.results["dtype"].iloc[0]
-        return f"{words.setting(self.results)}; {device_name(self.lm.device)}, {dtype}"
-
-    @cached_property
     def tokens(self) -> pd.DataFrame:
         """From `told`."""
         before = [preceding(passage, self.lm.tokenizer) for passage in self.results["passage"]]
@@ -64,30 +58,26 @@ class Page(AnyPage):
         return gains(self.tokens)
 
     @cached_property
-    def summary(self) -> pd.DataFrame:
-        """From `context_summary`."""
-        return context_summary(self.gains)
-
-    @cached_property
-    def worth(self) -> pd.DataFrame:
+    def worth(self) -> pd.Series:
         """From `context_worth`."""
         return context_worth(self.gains)
 
     @cached_property
     def reach(self) -> tuple[int, int]:
         """Tokens of the shortest and of the longest context."""
-        lengths = self.summary.loc["context"].index
+        lengths = self.gained["context"].columns
         return lengths.min(), lengths.max()
 
-    def condition(self, what: str, context_tokens: int = 0) -> pd.Series:
-        """A row of `context_summary`."""
-        return self.summary.loc[(what, context_tokens)]
-
     @cached_property
-    def removed(self) -> dict[str, str]:
-        """Shares of the bits that mem, a copy and the longest context take away."""
-        shown = {"mem": 0, "copy": 0, "context": self.reach[1]}
-        return {what: f"{self.condition(what, n)['removed']:.0%}" for what, n in shown.items()}
+    def gained(self) -> pd.DataFrame:
+        """Bits a token gained: a row a passage, a column what stands in front and tokens of context."""
+        return gained(self.gains)
+
+    def removed(self, what: str, context_tokens: int = 0) -> tuple[float, float, float]:
+        """Share of the bits of all passages that a condition takes away, with its 95 % interval over passages."""
+        some = self.gains.query("what == @what and context_tokens == @context_tokens")
+        gain, without = some["gain_bits"].to_numpy(), some["bits_without"].to_numpy()
+        return gain.sum() / without.sum(), *words.ratio_interval(gain, without)
 
 
 @torch.no_grad()
@@ -193,55 +183,22 @@ def gains(tokens: pd.DataFrame) -> pd.DataFrame:
     return frame[[*keys, "bits_without", "bits_with", "gain_bits", "gain_per_token", "right"]]
 
 
-def context_summary(gains: pd.DataFrame) -> pd.DataFrame:
-    """What stands in front of passages and what it takes off their cross-entropy, one row a condition.
-
-    Args:
-        gains: From `cramming.studies.context.gains`.
-
-    Returns:
-        Indexed by what (`CONTEXTS`) and context_tokens: n (passages), gain_mean, gain_sd (bits a passage), mean, sd,
-        sem (bits a token, each passage counted alike), removed (share of the bits without, sums over passages),
-        right_mean, right_sd (share of tokens).
-    """
-    rows = {}
-    for key, some in gains.groupby(["what", "context_tokens"]):
-        rows[key] = {
-            "n": len(some),
-            "gain_mean": some["gain_bits"].mean(),
-            "gain_sd": some["gain_bits"].std(),
-            "mean": some["gain_per_token"].mean(),
-            "sd": some["gain_per_token"].std(),
-            "sem": some["gain_per_token"].sem(),
-            "removed": some["gain_bits"].sum() / some["bits_without"].sum(),
-            "right_mean": some["right"].mean(),
-            "right_sd": some["right"].std(),
-        }
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["what", "context_tokens"])
-    return frame.loc[[what for what in CONTEXTS if what in frame.index]]
-
-
-def context_worth(gains: pd.DataFrame) -> pd.DataFrame:
+def context_worth(gains: pd.DataFrame) -> pd.Series:
     """How much true context tells as much as mem alone does, passage by passage.
 
     Args:
         gains: From `cramming.studies.context.gains`.
 
     Returns:
-        One row a passage: source, passage, mem_bits, context_bits (gain from the longest context), context_tokens (how
-        long that is), worth (tokens of the shortest context that gains as much as mem, nan if none does).
+        By passage: tokens of the shortest context that gains as much as mem, nan if none does.
     """
-    rows = []
-    for (source, passage), some in gains.groupby(["source", "passage"]):
-        context = some[some["what"] == "context"].sort_values("context_tokens")
-        mem = some.loc[some["what"] == "mem", "gain_bits"].item()
+    worth = {}
+    for passage, some in gains.groupby("passage"):
+        context, mem = some[some["what"] == "context"], some.loc[some["what"] == "mem", "gain_bits"].item()
         if context.empty:
             raise CrammingError(f"{passage} was given no context: pass lengths that its text before it has")
-        longest = context.iloc[-1]
-        worth = context.loc[context["gain_bits"] >= mem, "context_tokens"].min()
-        rows.append((source, passage, mem, longest["gain_bits"], longest["context_tokens"], worth))
-    columns = ["source", "passage", "mem_bits", "context_bits", "context_tokens", "worth"]
-    return pd.DataFrame(rows, columns=columns).astype({"worth": float})
+        worth[passage] = context.loc[context["gain_bits"] >= mem, "context_tokens"].min()
+    return pd.Series(worth, dtype=float)
 
 
 def _after(
@@ -265,34 +222,64 @@ def _after(
     return results
 
 
+def gained(gains: pd.DataFrame) -> pd.DataFrame:
+    """Bits a token gained, from `gains`: a row a passage, a column what stands in front and tokens of context."""
+    return gains.pivot_table("gain_per_token", "passage", ["what", "context_tokens"])
+
+
 def context_table(gains: pd.DataFrame) -> pd.DataFrame:
-    """`context_summary` as a page shows it: true context of every length, the rest with the shortest and longest."""
-    summary = context_summary(gains).reset_index()
-    lengths = summary.loc[summary["what"] == "context", "context_tokens"]
-    shown = summary[summary["context_tokens"].isin([0, lengths.min(), lengths.max()]) | (summary["what"] == "context")]
-    rows = {
-        (CONTEXTS[row.what], f"{row.context_tokens}" if row.context_tokens else ""): {
-            "passages": row.n,
-            "gain, bits": words.spread(row.gain_mean, row.gain_sd, 0),
-            "gain, bits a token": words.spread(row.mean, row.sd, 2),
-            "of all bits": f"{row.removed:.0%}",
-            "tokens right, %": words.spread(row.right_mean * 100, row.right_sd * 100, 0),
-        }
-        for row in shown.itertuples()
-    }
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    return frame.rename_axis(["in front of the passage", "tokens of text before"])
+    """What stands in front of passages and what it takes off their cross-entropy, mean ± standard deviation.
+
+    True context is shown at every length, all else that has some at the shortest and the longest. Each passage counts
+    alike, but in the share of all bits, which is one of sums.
+
+    Args:
+        gains: From `cramming.studies.context.gains`.
+    """
+    lengths = gains.loc[gains["what"] == "context", "context_tokens"]
+    rows = {}
+    for (what, n), some in gains.groupby(["what", "context_tokens"]):
+        if what == "context" or n in (0, lengths.min(), lengths.max()):
+            rows[CONTEXTS[what], f"{n}" if n else ""] = {
+                "gain, bits a token": words.spread(some["gain_per_token"].mean(), some["gain_per_token"].std(), 2),
+                "of all bits": f"{some['gain_bits'].sum() / some['bits_without'].sum():.0%}",
+                "tokens right, %": words.spread(some["right"].mean() * 100, some["right"].std() * 100, 0),
+            }
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["in front of the passage", "tokens before it"])
+    return frame.loc[[name for name in CONTEXTS.values() if name in frame.index]]
 
 
-def context_by_surprise(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Which tokens context, a copy and mem tell of: tokens sorted by what they cost with nothing in front.
+def both_table(gains: pd.DataFrame) -> pd.DataFrame:
+    """What mem and the shortest or longest context gain together, in both orders, and beside either one alone.
+
+    Args:
+        gains: From `cramming.studies.context.gains`.
+    """
+    each, rows = gained(gains), {}
+    right = gains.pivot_table("right", "passage", ["what", "context_tokens"]) * 100
+    lengths = each["context"].columns
+    for n in sorted({lengths.min(), lengths.max()}):
+        orders = {"context, mem": f"{_tokens(n)} of text, then mem", "mem, context": f"mem, then {_tokens(n)} of text"}
+        for what, name in orders.items():
+            some = each[what, n].dropna()
+            rows[name] = {
+                "gain, bits a token": words.mean(some, 2),
+                "less mem alone": words.mean(some - each["mem", 0], 2),
+                "less the text alone": words.mean(some - each["context", n], 2),
+                "tokens right, %": words.mean(right[what, n].dropna(), 0),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front of the passage")
+
+
+def token_gains(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Bits that each token gains from the longest context, a copy and mem.
 
     Args:
         tokens: From `cramming.studies.context.told`; of context only the longest of each passage is used.
 
     Returns:
-        One row a class of bits without: tokens (count), bits without, and the mean gain in bits from the longest
-        context, the copy and mem.
+        One row a passage and position: nothing (bits that the token costs with nothing in front), the gains context,
+        copy and mem, and bits without (the class of nothing).
     """
     context = tokens[tokens["what"] == "context"]
     longest = context[context["context_tokens"] == context.groupby("passage")["context_tokens"].transform("max")]
@@ -300,16 +287,28 @@ def context_by_surprise(tokens: pd.DataFrame) -> pd.DataFrame:
     bits = some.pivot_table("nats", ["passage", "position"], "what").map(nats_to_bits)
     alone = bits["nothing"]
     classes = pd.cut(alone, words.SURPRISE, labels=SURPRISE_LABELS, right=False).rename("bits without")
-    frame = bits.rsub(alone, axis=0).assign(nothing=alone).groupby(classes, observed=True)
-    shown = frame.mean().map("{:.2f}".format)[["nothing", "context", "copy", "mem"]]
-    shown.columns = ["mean bits without", *(f"gain from {CONTEXTS[what]}" for what in ("context", "copy", "mem"))]
-    shown.insert(0, "tokens", frame.size())
-    return shown
+    return bits.rsub(alone, axis=0).assign(nothing=alone).join(classes)
+
+
+def context_by_surprise(gains: pd.DataFrame) -> pd.DataFrame:
+    """Which tokens context, a copy and mem tell of: tokens sorted by what they cost with nothing in front.
+
+    Args:
+        gains: From `token_gains`.
+
+    Returns:
+        One row a class of bits without: the mean gain in bits from mem, the copy and the longest context, mean bits
+        without and tokens (count).
+    """
+    frame = gains.groupby("bits without", observed=True)
+    shown = frame[["mem", "copy", "context", "nothing"]].mean().map("{:.2f}".format)
+    shown.columns = [*(f"gain from {CONTEXTS[what]}" for what in ("mem", "copy", "context")), "mean bits without"]
+    return shown.assign(tokens=frame.size())
 
 
 @styled
 def gains_figure(gains: pd.DataFrame) -> Figure:
-    """Bits a token gained, and tokens right, against tokens of true context; mem and a copy as level lines.
+    """Bits a token gained, and below tokens right, against tokens of true context; mem and a copy as level lines.
 
     Bold lines: means over passages, with a band of one standard error. Thin ones: single passages, for context alone
     and for mem alone (marks at the edge).
@@ -317,7 +316,7 @@ def gains_figure(gains: pd.DataFrame) -> Figure:
     Args:
         gains: From `cramming.studies.context.gains`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.8), sharex=True)
     lengths = sorted(gains.loc[gains["what"] == "context", "context_tokens"].unique())
     edges = (lengths[0] / 1.3, lengths[-1] * 1.3) if lengths else (1, 2)
     styles = {
@@ -342,101 +341,96 @@ def gains_figure(gains: pd.DataFrame) -> Figure:
         for _, some in gains[gains["what"] == "context"].groupby("passage"):
             axis.plot(some["context_tokens"], some[column] * factor, color=COLOURS[1], alpha=0.35, linewidth=0.8)
         alone = gains.loc[gains["what"] == "mem", column] * factor
-        axis.plot([edges[1]] * len(alone), alone, "_", color=COLOURS[0], alpha=0.7, clip_on=False)
-        axis.set(xscale="log", xlabel="tokens of text before the passage (log scale)", xlim=edges, xticks=lengths,
-                 xticklabels=[f"{n}" for n in lengths])  # fmt: skip
+        axis.hlines(alone, edges[1] / 1.12, edges[1], color=COLOURS[0], linewidth=1.2)
+        axis.set(xscale="log", xlim=edges, xticks=lengths, xticklabels=[f"{n}" for n in lengths])
         axis.minorticks_off()
     axes[0].axhline(0, color="#777777", linewidth=0.8)
-    axes[0].set(ylabel="bits a token", title="Information gained")
+    axes[0].set(ylabel="bits gained a token")
     alone = gains.loc[gains["what"] == "nothing", "right"].mean() * 100
     axes[1].axhline(alone, color="#777777", linewidth=0.8)
-    axes[1].set(ylabel="tokens right, %", title="Tokens right", ylim=(0, 103))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    axes[1].set(ylabel="tokens right, %", ylim=(0, 103), xlabel="tokens of text before the passage (log scale)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def show_gains_table(page: Page) -> Exhibit:
-    """How much each condition tells."""
-    runs, removed = page.results, page.removed
-    copies = page.gains[page.gains["what"] == "copy"]
-    scored = copies["length"] - 1
-    counted = ", ".join(f"{n} {source}" for source, n in runs["source"].value_counts().items())
+def show_answer(page: Page) -> Answer:
+    """How much text before it tells as much of a passage as its vector."""
+    n, longest = len(page.worth), page.reach[1]
+    return Answer(
+        page.setting,
+        "How much text before a passage tells the model as much of it as one vector?",
+        f"The vector takes away **{words.percent(*page.removed('mem'))} of the bits** of what it holds and "
+        f"{_tokens(longest)} of true text before it {words.percent(*page.removed('context', longest))}; for "
+        f"{page.worth.isna().sum()} of {n} passages no context that was tried tells as much as the vector.",
+        rests=f"{words.counted(page.results)} passages, cut to horizons of {words.range(page.results['length'])} "
+        f"tokens that {words.budgets(page.results)} each found; 95 % intervals over passages",
+        sure="holds here only",
+        why="one small model and few passages, and the vector was searched for on the tokens that it is scored on",
+    )
+
+
+def show_gains(page: Page) -> Exhibit:
+    """How much each condition tells, against tokens of context and in numbers."""
+    each, longest = page.gained, page.reach[1]
+    mem, copy = each["mem", 0], each["copy", 0]
     caption = (
-        f"**The vector takes away {removed['mem']} of the bits of what it holds, a copy of the passage "
-        f"{removed['copy']}, the {page.reach[1]} tokens of true text before it {removed['context']}.** What stands in "
-        "front of the passage, and what that takes off its cross-entropy; *of all bits* is a share of sums, the "
-        "others are means over passages ± sample standard deviation, each passage counted alike. Tokens right: "
-        f"argmax, given the true tokens before. By copying, {(copies['right'] * scored).sum():.0f} of {scored.sum()} "
-        f"tokens are right. Another passage is the next of the same source where there is one. {page.setting}; exact "
-        f"horizons of {runs['length'].min()} to {runs['length'].max()} tokens, {counted}, within "
-        f"{words.budgets(runs)} a passage; token 0 left out. {words.cost(runs)}."
+        f"**Mem takes {words.mean(mem, 2)} bits off a token: {words.mean(mem - copy, 2)} more than a copy of the "
+        f"passage, {words.mean(mem - each['context', longest], 2)} more than {_tokens(longest)} of text before it.** "
+        "Bold: means; bands: one standard error. Thin lines, strokes at the edge: single passages. Grey: nothing in "
+        f"front. n = {len(page.worth)}; 95 % intervals."
     )
-    return Exhibit(caption, context_table(page.gains))
-
-
-def show_gains_figure(page: Page) -> Exhibit:
-    """The same, against tokens of context."""
-    shortest, longest = page.reach
-    few, many, other = (
-        page.condition(what, n)["mean"]
-        for what, n in (("context", shortest), ("context", longest), ("other context", longest))
-    )
-    caption = (
-        f"**Mem gains {page.condition('mem')['mean']:.2f} bits a token; context gains {few:.2f} with "
-        f"{_tokens(shortest)} and {many:.2f} with {longest}, and {other:.2f} if it is that of another passage.** "
-        "Left: bits a token gained over the passage alone, against tokens of text before it; mem alone and the copy "
-        "have no such text and are drawn level. Right: tokens right, the grey line with nothing in front. Bold lines: "
-        "means; bands: one standard error over passages. Thin lines and the short strokes at the edge: single "
-        f"passages with context and with mem. {page.setting}; n = {len(page.worth)}."
-    )
-    return Exhibit(caption, gains_figure(page.gains))
-
-
-def show_worth(page: Page) -> Exhibit:
-    """How much context tells as much as the vector."""
-    n, enough = len(page.worth), page.worth["worth"].dropna()
-    share = page.worth["context_bits"] / page.worth["mem_bits"]
-    others = f" For the others {enough.min():.0f} to {enough.max():.0f} tokens do." if len(enough) else ""
-    return Exhibit(
-        f"How much context buys as much as the vector? For {n - len(enough)} of {n} passages none that was tried: up "
-        f"to {page.reach[1]} tokens never tell as much.{others} The longest context gains {share.mean():.0%} of what "
-        f"the vector does, mean over passages ({share.min():.0%} to {share.max():.0%}). How much more context it "
-        "would take was not tried, and the curve does not say."
-    )
+    table = Fold("Gain and tokens right by what stands in front, mean ± standard deviation", context_table(page.gains))
+    return Exhibit(caption, gains_figure(page.gains), table)
 
 
 def show_both(page: Page) -> Exhibit:
     """What vector and context tell together."""
-    mem, other = page.condition("mem"), page.condition("other mem")
-    text = f"Mem alone gains {mem['mean']:.2f} bits a token and has {mem['right_mean']:.0%} of tokens right."
-    for n in sorted(set(page.reach)):
-        alone, after, ahead = (page.condition(what, n) for what in ("context", "context, mem", "mem, context"))
-        text += (
-            f" With {_tokens(n)} of context before it, vector and context together gain {after['mean']:.2f} bits a "
-            f"token and have {after['right_mean']:.0%} of tokens right; that is {after['mean'] - alone['mean']:.2f} "
-            f"bits more than the context alone and {mem['mean'] - after['mean']:.2f} fewer than the vector alone. "
-            f"With the same text between vector and passage they gain {ahead['mean']:.2f} bits and have "
-            f"{ahead['right_mean']:.0%} right."
-        )
+    shortest, mem = page.reach[0], page.gained["mem", 0]
+    before, between = (words.mean(page.gained[what, shortest] - mem, 2) for what in ("context, mem", "mem, context"))
+    caption = (
+        f"**{_tokens(shortest).capitalize()} of true text before mem changes its gain by {before} bits a token, the "
+        f"same text between mem and passage by {between}.** Means over n = {len(page.worth)} passages with 95 % "
+        "intervals; differences are taken passage by passage. Below 0 more is lost than gained."
+    )
+    return Exhibit(caption, both_table(page.gains))
+
+
+def show_other(page: Page) -> Exhibit:
+    """What the vector of another passage does, and the text before it."""
+    longest = page.reach[1]
+    mem, text = (words.mean(page.gained[what].dropna(), 2) for what in (("other mem", 0), ("other context", longest)))
     return Exhibit(
-        f"{text} The vector of another passage gains {other['mean']:.2f} bits a token; below 0 it misleads."
+        f"**The vector of another passage gains {mem} bits a token, {_tokens(longest)} of the text before another "
+        f"passage {text}.** Below 0: worse than nothing. **There is no control with a random vector of the "
+        "same norm**: whether the other passage misleads, or any such vector, is open. "
+        f"n = {len(page.worth)}; 95 % intervals."
     )
 
 
 def show_surprise(page: Page) -> Exhibit:
     """Which tokens each condition tells of."""
+    gains = token_gains(page.tokens)
+    dearest = gains["bits without"].max()
+    some = gains[gains["bits without"] == dearest]
+    beside = {}
+    for what in ("copy", "context"):
+        sums = (some["mem"] - some[what]).groupby("passage").agg(["sum", "size"])
+        interval = words.ratio_interval(sums["sum"].to_numpy(), sums["size"].to_numpy())
+        beside[what] = words.within(sums["sum"].sum() / sums["size"].sum(), *interval, 2)
     caption = (
-        "**Gain in bits, by what a token costs with nothing in front.** Means over the tokens of all passages; "
-        f"context: {page.reach[1]} tokens. Tokens were put into classes by their cost, so cheap ones have little to "
-        f"gain, and dear ones tend to gain from anything: compare along rows. {page.setting}; n = {len(page.worth)} "
-        "passages, token 0 left out."
+        f"**Of tokens of {dearest} bits mem takes off {beside['copy']} more than the copy and {beside['context']} "
+        f"more than {_tokens(page.reach[1])} of context.** Mean bits by what a token costs with nothing in front. "
+        f"Dear ones tend to gain from anything: compare along rows. n = {len(page.worth)} passages; 95 % intervals "
+        "over these."
     )
-    return Exhibit(caption, context_by_surprise(page.tokens))
+    return Exhibit(caption, context_by_surprise(gains))
 
 
 def glue_numbers(page: Page) -> None:
     """The numbers that other pages quote."""
-    glue(**{f"{what}_removed": share for what, share in page.removed.items()}, n_context=f"{len(page.worth)}")
+    shown = {"mem": 0, "copy": 0, "context": page.reach[1]}
+    glue(**{f"{what}_removed": f"{page.removed(what, n)[0]:.0%}" for what, n in shown.items()})
+    glue(n_context=f"{len(page.worth)}")
 
 
 def _tokens(n: int) -> str:

@@ -20,11 +20,10 @@ from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.results.published import published
-from cramming.results.rows import device_name
 from cramming.sphere import along_sphere, chord_degrees, needed, onto_sphere, principal
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, marks_by_source, source_marks, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 
 AGAINST = {"nats": "surprisal", "rank": "rank of the token", "position": "position"}  # what steps are held against
@@ -39,16 +38,6 @@ class Page(AnyPage):
         self.said = published("growth").set_index("quantity")
 
     @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors and machine of our runs, for captions."""
-        return f"{words.setting(self.ours)}; {device_name(self.lm.device)}, {self.ours['dtype'].iloc[0]}"
-
-    @cached_property
-    def counted(self) -> str:
-        """Our passages by source, for captions."""
-        return ", ".join(f"{n} {source}" for source, n in self.ours["source"].value_counts(sort=False).items())
-
-    @cached_property
     def tokens(self) -> pd.DataFrame:
         """From `costs`, of all runs."""
         return costs(self.lm, self.results)
@@ -59,9 +48,12 @@ class Page(AnyPage):
         return self.tokens[self.tokens["recipe"] == "horizon"]
 
     @cached_property
-    def free(self) -> float:
-        """Share of our tokens that were right as soon as they were added."""
-        return float((_got(self.mine)["steps"] <= 1).mean())
+    def free(self) -> tuple[float, float, float]:
+        """Share of our tokens that were right as soon as they were added, with its 95 % interval over passages."""
+        got = _got(self.mine)
+        counts = (got["steps"] <= 1).groupby(got["passage"]).agg(["sum", "size"])
+        free, all_of_them = counts["sum"].to_numpy(), counts["size"].to_numpy()
+        return free.sum() / all_of_them.sum(), *words.ratio_interval(free, all_of_them)
 
     @cached_property
     def correlations(self) -> dict[str, pd.DataFrame]:
@@ -78,6 +70,22 @@ class Page(AnyPage):
         return stops(self.lm, self.results, self.tokens, self.vectors)
 
     @cached_property
+    def without_stop(self) -> str:
+        """How many runs are among `stops`, and why the others are not, for captions."""
+        runs = self.tokens.groupby(["recipe", "passage"])["got"].agg(["all", "sum"])
+        reasons = {
+            "ended with no token under way": runs["all"],
+            "held too little to compare": ~runs["all"] & (runs["sum"] < 2),
+        }
+        left_out = [
+            f"{n} of {recipe} {why}"
+            for why, these in reasons.items()
+            for recipe, n in these.groupby("recipe").sum().items()
+            if n
+        ]
+        return f"n = {len(self.stops)} of {len(runs)} runs" + (f": {words.listed(left_out)}" if left_out else "")
+
+    @cached_property
     def ways(self) -> pd.DataFrame:
         """From `trajectories`, of our runs."""
         return trajectories(self.paths, self.ours)
@@ -85,7 +93,7 @@ class Page(AnyPage):
     @cached_property
     def two(self) -> pd.Series:
         """Share of the variance that the first two components hold, mean over passages, by what went the way."""
-        return (self.ways["first"] + self.ways["second"]).groupby(self.ways["what"]).mean()
+        return self.ways.groupby("what")["two"].mean()
 
 
 def costs(lm: FrozenLM, results: pd.DataFrame) -> pd.DataFrame:
@@ -186,10 +194,9 @@ def stops(
 
     Returns:
         One row a run that was still at a token when it ended: recipe, passage, length (exact tokens), ended,
-        token (its text), nats and rank (without mem), harder (share of the prefix's tokens that surprise less), steps
-        and share (spent on it, in vain), mistakes and lost (see `costs`), nats_with, rank_with and gap (logits; by how
-        much it misses with the kept vector, which holds the prefix), hardest (steps of the costliest token got), free
-        (share of tokens that were right as soon as they were added).
+        token (its text), harder (share of the prefix's tokens that surprise less), steps (spent on it, in vain) and
+        lost (see `costs`), rank_with and gap (logits; by how much it misses with the kept vector, which holds the
+        prefix), hardest (steps of the costliest token got).
     """
     rows = []
     for run in results.itertuples():
@@ -202,7 +209,7 @@ def stops(
         embeds = vectors[run.key][None].to(lm.device, lm.dtype)
         inputs = torch.cat([embeds, lm.model.get_input_embeddings()(ids[:, :-1])], dim=1)
         logits = lm.model(inputs_embeds=inputs, use_cache=False).logits[:, -1:].float()
-        nats, gap = nats_and_gaps(logits, ids[:, -1:])
+        _, gap = nats_and_gaps(logits, ids[:, -1:])
         rows.append(
             {
                 "recipe": run.recipe,
@@ -210,14 +217,11 @@ def stops(
                 "length": run.length,
                 "ended": run.ended,
                 "token": lm.tokenizer.decode(ids[0, -1:].tolist()),
-                **last[["nats", "rank"]],
                 "harder": (got["nats"] < last["nats"]).mean(),
-                **last[["steps", "share", "mistakes", "lost"]],
-                "nats_with": float(nats),
+                **last[["steps", "lost"]],
                 "rank_with": int(ranks(logits[0], ids[0, -1:])),
                 "gap": float(gap),
                 "hardest": got["steps"].max(),
-                "free": (got["steps"] <= 1).mean(),
             }
         )
     return pd.DataFrame(rows)
@@ -239,8 +243,8 @@ def trajectories(paths: Mapping[str, torch.Tensor], results: pd.DataFrame, seed:
     Returns:
         One row a passage and kind: source, passage, what (growth, random walk), tokens (points), gone (degrees along
         the way), net (degrees from its first point to its last), step (degrees of a move, mean), cosine (of a move
-        with the one before, mean), first and second (share of the variance of these principal components), needed_90
-        and needed_99 (components that hold so much of it).
+        with the one before, mean), two (share of the variance of the first two principal components), needed_90 and
+        needed_99 (components that hold so much of it).
     """
     rows = []
     for run in results.itertuples():
@@ -262,8 +266,7 @@ def trajectories(paths: Mapping[str, torch.Tensor], results: pd.DataFrame, seed:
                     "net": float(_angles(way[:1], way[-1:])),
                     "step": float(angles.mean()),
                     "cosine": float(torch.nn.functional.cosine_similarity(moves[1:], moves[:-1]).mean()),
-                    "first": shares[0],
-                    "second": shares[1],
+                    "two": shares[:2].sum(),
                     "needed_90": needed(shares, 0.9),
                     "needed_99": needed(shares, 0.99),
                 }
@@ -327,12 +330,30 @@ def correlations_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for recipe in next(iter(frames.values()))["recipe"].unique():
         for name, frame in frames.items():
             some = frame[frame["recipe"] == recipe]
-            row = {"runs": len(some), "tokens a run": f"{some['n'].mean():.0f}"}
-            for column, label in (("rho", "Spearman"), ("rho_within", "position taken out")):
-                known = mean_interval(some[column])
-                row[label] = words.interval(known["mean"], known["low"], known["high"], 2)
-            rows[recipe, name] = row
+            known = {
+                label: mean_interval(some[column])
+                for label, column in (("Spearman", "rho"), ("position taken out", "rho_within"))
+            }
+            rows[f"{recipe} (n = {known['Spearman']['n']} of {len(some)})", name] = {
+                label: words.interval(one["mean"], one["low"], one["high"], 2) for label, one in known.items()
+            }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["recipe", "steps against"])
+
+
+def ends_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`stops` summed up, one row a recipe: shares are means with their 95 % interval, all else medians over runs."""
+    rows = {}
+    for recipe, some in frame.groupby("recipe"):
+        ended = [f"{n} by {why}" for why, n in some["ended"].value_counts().items()]
+        rows[f"{recipe} (n = {len(some)})"] = {
+            "surprises more than": words.share_mean(some["harder"]),
+            "steps in vain": f"{some['steps'].median():,.0f}",
+            "steps of the dearest got": f"{some['hardest'].median():,.0f}",
+            "in vain, an earlier one wrong": words.share_mean(some["lost"].dropna()),
+            "misses by, logits": f"{-some['gap'].median():.1f}",
+            "ended": ", ".join(ended),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
 
 
 def stops_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -342,91 +363,79 @@ def stops_table(frame: pd.DataFrame) -> pd.DataFrame:
             "recipe": frame["recipe"],
             "exact tokens": frame["length"],
             "next token": [repr(token) for token in frame["token"]],
-            "bits without mem": frame["nats"].map(metrics.nats_to_bits).map("{:.1f}".format),
-            "rank without mem": frame["rank"].map("{:,.0f}".format),
-            "tokens that surprise less": frame["harder"].map(words.share),
-            "rank with mem": frame["rank_with"].map("{:,}".format),
-            "gap with mem, logits": frame["gap"].map("{:.1f}".format),
+            "surprises more than": frame["harder"].map(words.share),
             "steps in vain": frame["steps"].map("{:,.0f}".format),
-            "of all steps": frame["share"].map(words.share),
-            "tokens wrong at a step": frame["mistakes"].map("{:.1f}".format),
-            "steps with an earlier one wrong": frame["lost"].map(words.share),
+            "rank with mem": frame["rank_with"].map("{:,}".format),
         }
     ).set_index(pd.Index(frame["passage"], name="passage"))
 
 
 def trajectories_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`trajectories` summed up: mean ± sample standard deviation over passages."""
-    spread = {
-        "way, degrees": ("gone", 0, 1),
-        "end from start, degrees": ("net", 0, 1),
-        "cosine of successive moves": ("cosine", 2, 1),
-        "first component, %": ("first", 0, 100),
-        "second component, %": ("second", 0, 100),
-        "components for 90 %": ("needed_90", 1, 1),
-        "components for 99 %": ("needed_99", 1, 1),
-    }
+    """`trajectories` summed up: mean ± standard deviation over passages, and the difference passage by passage."""
     rows = {}
-    for what, some in frame.groupby("what"):
-        rows[what] = {"passages": len(some), "points a passage": f"{some['tokens'].mean():.0f}"} | {
-            label: words.spread(some[column].mean() * by, some[column].std() * by, digits)
-            for label, (column, digits, by) in spread.items()
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+    for label, column, digits, by in (
+        ("first two components, %", "two", 1, 100),
+        ("components for 90 %", "needed_90", 1, 1),
+        ("components for 99 %", "needed_99", 1, 1),
+        ("cosine of successive moves", "cosine", 2, 1),
+        ("end from start, degrees", "net", 0, 1),
+    ):
+        each = frame.pivot_table(column, "passage", "what") * by
+        more = mean_interval(each["growth"] - each["random walk"])
+        rows[label] = {what: words.spread(some.mean(), some.std(), digits) for what, some in each.items()}
+        rows[label]["growth less walk"] = words.interval(more["mean"], more["low"], more["high"], digits)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
 
 
 @styled
 def costs_figure(tokens: pd.DataFrame) -> Figure:
-    """Steps of every token against its surprisal, and the steps spent so far against the tokens got.
+    """Steps of every token against its surprisal, and below the steps spent so far against the tokens got.
 
     Args:
         tokens: From `costs`, of one recipe.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 7.8))
     some = _got(tokens).assign(bits=lambda got: got["nats"].map(metrics.nats_to_bits))
-    marks_by_source(left, some, "bits", "steps")
-    classes = pd.cut(some["bits"], words.SURPRISE, right=False)
-    means = some.groupby(classes, observed=True)[["bits", "steps"]].mean()
-    left.plot(means["bits"], means["steps"], color=COLOURS[3], linewidth=2.4, label="mean of a class")
-    left.set(yscale="log", xlabel="surprisal without mem, bits", ylabel="steps (log scale)")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    left.legend(fontsize="small")
-    for source, (colour, _) in source_marks(tokens["source"]).items():
+    known = []
+    for source, (colour, marker) in source_marks(tokens["source"]).items():
         style = {"novels": "-", "fresh": "--"}.get(source, ":")
-        for i, (_, run) in enumerate(tokens[tokens["source"] == source].groupby("passage")):
-            had = run[run["got"]]
-            right.plot(had["position"] + 1, had["steps"].cumsum(), style, color=colour, linewidth=1.2, alpha=0.8,
-                       label=source if i == 0 else None)  # fmt: skip
-    right.set(xlabel="exact tokens", ylabel="steps so far", xlim=(0, None), ylim=(0, None))
-    right.legend(fontsize="small")
+        marks, runs = (frame[frame["source"] == source] for frame in (some, tokens[tokens["got"]]))
+        top.plot(marks["bits"], marks["steps"], marker, color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+        for _, run in runs.groupby("passage"):
+            bottom.plot(run["position"] + 1, run["steps"].cumsum(), style, color=colour, linewidth=1, alpha=0.7)
+        known += bottom.plot([], [], style, color=colour, marker=marker, markersize=5, label=source)
+    means = some.groupby(pd.cut(some["bits"], words.SURPRISE, right=False), observed=True)[["bits", "steps"]].mean()
+    known += top.plot(means["bits"], means["steps"], color="black", linewidth=2, label="mean of a class of surprisal")
+    top.set(yscale="log", xlabel="surprisal without mem, bits", ylabel="steps of a token (log scale)")
+    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    bottom.set(xlabel="exact tokens", ylabel="steps so far", xlim=(0, None), ylim=(0, None))
+    figure.legend(handles=known, loc="outside upper left", ncols=3)
     return figure
 
 
 @styled
 def trajectories_figure(frame: pd.DataFrame, path: np.ndarray, walk: np.ndarray) -> Figure:
-    """One way of the vector on its first two principal components, and the variance that components hold.
+    """One way of the vector on its first two principal components, and below the variance that these hold.
 
     Args:
         frame: From `trajectories`.
         path: Coordinates of a vector's way, shape (n, c), from `cramming.sphere.principal`.
         walk: The same of a random walk like it.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 7.4))
     for points, what, colour, style, marker in (
         (path, "growth", COLOURS[0], "-", "o"),
         (walk, "random walk", COLOURS[1], "--", "^"),
     ):
-        left.plot(*points[:, :2].T, style, color=colour, linewidth=1.2, label=what)
-        left.plot(*points[:, :2].T, ".", color=colour, markersize=5)
-        left.plot(*points[:1, :2].T, "o", color="white", markeredgecolor=colour, markersize=9)
-        left.plot(*points[-1:, :2].T, "s", color=colour, markersize=8)
+        top.plot(*points[:, :2].T, style, color=colour, linewidth=1.2, marker=marker, markersize=4, label=what)
+        top.plot(*points[:1, :2].T, "o", color=colour, markersize=10)
+        top.plot(*points[-1:, :2].T, "s", color=colour, markersize=9)
         some = frame[frame["what"] == what]
-        right.plot(some["tokens"], (some["first"] + some["second"]) * 100, marker, color=colour, label=what,
-                   markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
-    left.set(xlabel="first component", ylabel="second component")
-    left.legend(fontsize="small")
-    right.set(xlabel="points of the way (tokens)", ylabel="first two components, % of the variance", ylim=(0, 104))
-    right.legend(fontsize="small")
+        bottom.plot(some["tokens"], some["two"] * 100, marker, color=colour, markeredgecolor="black", alpha=0.8,
+                    markeredgewidth=0.5)  # fmt: skip
+    top.set(xlabel="first component", ylabel="second component")
+    bottom.set(xlabel="points of the way (tokens)", ylabel="first two, % of the variance", ylim=(0, 104))
+    figure.legend(*top.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -435,17 +444,20 @@ def _within(some: dict[str, float]) -> str:
     return words.within(some["mean"], some["low"], some["high"], 2)
 
 
-def show_answer(page: Page) -> Exhibit:
+def show_answer(page: Page) -> Answer:
     """How far steps follow surprisal."""
     said = page.said.loc["spearman_steps_surprisal"]
-    rho = page.correlation("surprisal")
-    within, place = page.correlation("surprisal", "rho_within"), page.correlation("position")
-    return Exhibit(
-        "**Surprisal tells part of it: the Spearman correlation of a token's steps with its surprisal is "
-        f"{rho['mean']:.2f} (95 % interval {rho['low']:.2f} to {rho['high']:.2f}), mean over n = {rho['n']} "
-        f"passages;** published are {said['low']:.2f} to {said['high']:.2f}, for {said['models']}. With its position "
-        f"in the passage the correlation is {_within(place)}; with the position taken out, that with surprisal is "
-        f"{_within(within)}."
+    rho, within = page.correlation("surprisal"), page.correlation("surprisal", "rho_within")
+    other = mean_interval(page.correlations["surprisal"].query("recipe == 'progressive'")["rho"])
+    return Answer(
+        page.setting,
+        "Does a token that surprises the model take longer to hold?",
+        f"The steps that a token takes go with its surprisal at a rank correlation of **{_within(rho)}** within a "
+        f"passage, {_within(within)} with its position taken out; published are {said['low']:.2f} to "
+        f"{said['high']:.2f}, for {said['models']}.",
+        rests=f"Mean with 95 % interval over {words.counted(page.ours)} passages, {words.budgets(page.ours)} each",
+        sure="holds here only" if rho["low"] > 0 else "open",
+        why=f"one small model and our recipe; the published one gives {_within(other)} here, over {other['n']} runs",
     )
 
 
@@ -454,25 +466,21 @@ def show_costs(page: Page) -> Exhibit:
     steps = _got(page.mine)["steps"]
     dear = steps.nlargest(max(1, len(steps) // 10)).sum() / steps.sum()
     caption = (
-        f"**{page.free:.0%} of the tokens are right as soon as they are added; the dearest tenth takes {dear:.0%} of "
-        "the steps.** Left: one mark a token, steps against surprisal, with the mean of classes of surprisal. Right: "
-        "steps so far against exact tokens, one line a passage; the flatter a stretch, the cheaper its tokens. The "
-        "first token of a passage, of which the model without mem says nothing, and the one that growth ended at are "
-        f"left out on the left. {page.setting}; {page.counted} passages, {len(steps):,} tokens, "
-        f"{words.budgets(page.ours)} a passage. {words.cost(page.ours)}."
+        f"**{words.percent(*page.free)} of the tokens are right as soon as they are added; the dearest tenth takes "
+        f"{dear:.0%} of the steps.** Above: one mark a token ({len(steps):,}), without the first of a passage "
+        "and the last, which growth ended at. Below: one line a passage; flat stretches are cheap. "
+        f"n = {words.counted(page.ours)} passages."
     )
     return Exhibit(caption, costs_figure(page.mine))
 
 
 def show_correlations(page: Page) -> Exhibit:
     """Steps against surprisal, rank and position, for both recipes."""
+    rho, place = page.correlation("surprisal"), page.correlation("position")
     caption = (
-        "**Steps against what the token is without mem.** Spearman correlation within a run, mean over runs with its "
-        "95 % bootstrap interval over them. *Position taken out*: of what is left of both ranks after a straight line "
-        f"in the rank of the position. Recipe horizon: {page.counted} passages, {words.budgets(page.ours)} each. "
-        "Recipe progressive, the published one: its traces are thinned in the store, so that steps are known to "
-        "within a few. Tokens that growth ended at are left out, though they are the dearest: that draws correlations "
-        f"towards 0. {words.setting(page.results)}."
+        f"**Steps of our runs go with surprisal at {_within(rho)}, with position at {_within(place)}.** Spearman "
+        "correlations within a run, mean over runs, 95 % intervals; runs with under three tokens to rank have none. "
+        "*Position taken out*: of what a line in its rank leaves. Last tokens are missing, which draws towards 0."
     )
     return Exhibit(caption, correlations_table(page.correlations))
 
@@ -480,47 +488,20 @@ def show_correlations(page: Page) -> Exhibit:
 def show_explored(page: Page, n: int) -> Exhibit:
     """The caption of n passages in the explorer."""
     return Exhibit(
-        f"**The first {n} passages by name, two a source, with the 8 tokens behind each.** Surprisal is in bits, "
-        "given the true tokens before; *right* is the argmax, given the same. A token is solved at the step after "
-        "which it and all before it were right. Without mem the model says nothing of the first token. The underlined "
-        f"tokens are the crammed prefix; those behind it were never asked of this vector. {page.setting}; "
-        f"{words.budgets(page.ours)} a passage."
+        f"**The first {n} passages by name, two a source, with the 8 tokens behind each.** Surprisal in bits, given "
+        "the true tokens before. *Right*: the argmax, given the same. A token's step is the first by which it and all "
+        "before it were right. Underlined tokens are the prefix; those behind it were never asked of this vector."
     )
 
 
 def show_stops(page: Page) -> Exhibit:
     """The token that each run ended at."""
-    few = mean_interval(page.stops["harder"])
     caption = (
-        f"**The token that growth ends at surprises more than {few['mean']:.0%} of those before it ({few['low']:.0%} "
-        f"to {few['high']:.0%}; n = {few['n']} runs).** One row a run. *Rank* and *gap with mem*: where the token "
-        "stands with the kept vector, which holds all tokens before it, and by how many logits it misses. *Steps in "
-        "vain*: those spent on it, and their share of the run's. *Tokens wrong at a step*: mean over these steps. *An "
-        "earlier one wrong*: share of these steps with more than one token wrong, so that at least one was lost that "
-        f"had been right. Mean with 95 % bootstrap interval over runs. {words.setting(page.results)}; budgets of "
-        f"{words.budgets(page.results)}."
+        f"**Growth ends at a token that surprises more than {words.share_mean(page.stops['harder'])} of those before "
+        "it** (chance: half). Shares are means with 95 % intervals, all else medians over runs. "
+        f"{page.without_stop}."
     )
-    return Exhibit(caption, stops_table(page.stops))
-
-
-def show_ends(page: Page) -> Exhibit:
-    """How runs ended, a paragraph a recipe."""
-    from IPython.display import Markdown
-
-    lines = []
-    for recipe, some in page.stops.groupby("recipe"):
-        lost, middle = mean_interval(some["lost"]), some.median(numeric_only=True)
-        ended = ", ".join(f"{n} by {why}" for why, n in some["ended"].value_counts().items())
-        lines.append(
-            f"**Recipe {recipe}**, {len(some)} runs, ended {ended}: the last token was tried for "
-            f"{middle['steps']:.0f} steps in the median, where the costliest one that was got had taken "
-            f"{middle['hardest']:.0f}. At {lost['mean']:.0%} of these steps ({lost['low']:.0%} to {lost['high']:.0%}) "
-            f"a token was wrong that had been right, and {some['mistakes'].mean():.1f} tokens were wrong in the mean. "
-            f"With the kept vector the token misses by {-middle['gap']:.1f} logits and its rank is "
-            f"{middle['rank_with']:,.0f}, where without mem it is {middle['rank']:,.0f} (medians)."
-        )
-    *others, last = lines
-    return Exhibit(last, *map(Markdown, others))
+    return Exhibit(caption, ends_table(page.stops), Fold("The token that each run ended at", stops_table(page.stops)))
 
 
 def show_way(page: Page) -> Exhibit:
@@ -528,29 +509,25 @@ def show_way(page: Page) -> Exhibit:
     longest = max((page.paths[key] for key in page.ours["key"] if key in page.paths), key=len)
     path = onto_sphere(longest[:, 0].double())
     said = page.said.loc["pca_first_two"]
+    more = page.ways.pivot_table("two", "passage", "what") * 100
     caption = (
-        f"**The first two components hold {page.two['growth']:.0%} of the variance of the way, and "
-        f"{page.two['random walk']:.0%} of that of a random walk.** Left: the longest way, {len(path)} points, and a "
-        "random walk like it, each on its own first two components; ring: start, square: end. Right: what the first "
-        f"two components hold, one mark a passage. Published for {said['models']}: {said['low']:.0%}. {page.setting}; "
-        f"{len(page.ways) // 2} passages."
+        f"**The first two components hold {page.two['growth']:.0%} of the variance of the way, "
+        f"{words.mean(more['growth'] - more['random walk'], 1)} points beside a random walk.** Above: the longest "
+        f"way, {len(path)} points, and a walk like it, each on its own components; disc: start, square: end. Below: "
+        f"n = {len(more)} passages. Published for {said['models']}: {said['low']:.0%}."
     )
     return Exhibit(caption, trajectories_figure(page.ways, principal(path)[0], principal(walk_like(path))[0]))
 
 
 def show_ways(page: Page) -> Exhibit:
     """Ways in numbers, beside random walks."""
-    grown, walked = (page.ways[page.ways["what"] == what].set_index("passage") for what in ("growth", "random walk"))
-    more = mean_interval(walked["needed_99"] - grown["needed_99"])
-    said = page.said.loc["pca_99"]
+    each, said = page.ways.pivot_table("needed_99", "passage", "what"), page.said.loc["pca_99"]
     caption = (
-        f"**To hold 99 % of the variance a random walk needs {abs(more['mean']):.1f} components "
-        f"{'more' if more['mean'] >= 0 else 'fewer'} than growth does (difference {more['low']:+.1f} to "
-        f"{more['high']:+.1f}; n = {more['n']}).** Mean ± sample standard deviation over passages. *Way*: angles "
-        "between successive points, summed. *End from start*: angle between the first and the last point. *Cosine of "
-        "successive moves*: 0 is no memory, below 0 is turning back. No more components can be needed than there are "
-        f"points less one. Published: {said['low']:.0f} to {said['high']:.0f} components for 99 %, for "
-        f"{said['models']}, over ways of hundreds of points. {page.setting}."
+        "**To hold 99 % of the variance a random walk needs "
+        f"{words.mean(each['random walk'] - each['growth'], 1)} components more than growth.** Mean ± standard "
+        f"deviation over n = {len(each)} passages; differences passage by passage, 95 % intervals. Cosine 0: no "
+        "memory; below: turning back. Published for 99 %, over hundreds of points: "
+        f"{said['low']:.0f} to {said['high']:.0f} components ({said['models']})."
     )
     return Exhibit(caption, trajectories_table(page.ways))
 
@@ -560,7 +537,7 @@ def glue_numbers(page: Page) -> None:
     rho = page.correlation("surprisal")
     glue(
         growth_rho=_within(rho),
-        growth_free=f"{page.free:.0%}",
+        growth_free=f"{page.free[0]:.0%}",
         growth_two=f"{page.two['growth']:.0%}",
         walk_two=f"{page.two['random walk']:.0%}",
         n_growth=f"{rho['n']}",

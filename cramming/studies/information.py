@@ -19,8 +19,8 @@ from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published
 from cramming.results.rows import after_first, crammed, of_kind
 from cramming.studies import _words as words
-from cramming.studies._figures import marks_by_source, source_marks, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import WIDTH, marks_by_source, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -40,11 +40,6 @@ class Page(AnyPage):
         super().__init__("information", scale)
         self.window, self.behind = window, behind
         self.horizons = of_kind(self.results, "horizon").query("length >= 2")
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors and budget of the horizons, for captions."""
-        return f"{words.setting(self.horizons)}; exact horizons within {words.budgets(self.horizons)} a passage"
 
     @cached_property
     def told(self) -> pd.DataFrame:
@@ -131,22 +126,26 @@ def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFra
 
 
 def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
-    """What speaks for tokens and what for bits as the limit of a vector, each with a 95 % bootstrap interval.
+    """Four tests of whether tokens or bits are the limit of a vector, each with a 95 % bootstrap interval.
 
     Args:
         frame: From `limits`.
 
     Returns:
         Index test; columns value, low, high, tokens and bits (what the value would be if one of the two were the
-        limit, in words), speaks (for tokens, bits, neither of them, or leaves both open).
+        limit, in words), includes (which of these lie in the interval, in words).
     """
     rows: dict[str, tuple[float, float, float, str, str, str]] = {}
     for name, groups in (("all texts", None), ("within sources", frame["source"])):
         found = metrics.power_law(frame["density"], frame["length"], groups)
         low, high = found["low"], found["high"]
-        fits = [law for law, slope in (("for tokens", 0), ("for bits", -1)) if low <= slope <= high]
-        speaks = fits[0] if len(fits) == 1 else "leaves both open" if fits else "for neither"
-        rows[f"slope of log horizon on log density, {name}"] = found["exponent"], low, high, "0", "-1", speaks
+        includes = {
+            (True, True): "0 and -1",
+            (True, False): "0, not -1",
+            (False, True): "-1, not 0",
+            (False, False): "neither 0 nor -1",
+        }[low <= 0 <= high, low <= -1 <= high]
+        rows[f"slope, {name}"] = found["exponent"], low, high, "0", "-1", includes
 
     def scatter(sample: pd.DataFrame) -> float:
         varies = {column: sample[column].std() / sample[column].mean() for column in ("bits", "length")}
@@ -158,14 +157,11 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
 
     generator = np.random.default_rng(0)
     draws = [frame.iloc[generator.integers(0, len(frame), len(frame))] for _ in range(1_000)]
-    for name, statistic in (
-        ("relative scatter of bits over that of tokens", scatter),
-        ("error of the forecast by bits over that by tokens", errors),
-    ):
+    for name, statistic in (("scatter of bits over tokens", scatter), ("error by bits over tokens", errors)):
         low, high = np.percentile([statistic(draw) for draw in draws], [2.5, 97.5], method="closest_observation")
-        speaks = "for bits" if high < 1 else "for tokens" if low > 1 else "leaves both open"
-        rows[name] = statistic(frame), float(low), float(high), "above 1", "below 1", speaks
-    columns = ["value", "low", "high", "tokens", "bits", "speaks"]
+        includes = "only below 1" if high < 1 else "only above 1" if low > 1 else "both sides of 1"
+        rows[name] = statistic(frame), float(low), float(high), "above 1", "below 1", includes
+    columns = ["value", "low", "high", "tokens", "bits", "includes"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
 
 
@@ -234,9 +230,9 @@ def limit_table(tests: pd.DataFrame) -> pd.DataFrame:
         {
             "measured": tests["value"].map("{:.2f}".format),
             "95 % interval": [f"{r.low:.2f} to {r.high:.2f}" for r in tests.itertuples()],
-            "if tokens were the limit": tests["tokens"],
-            "if bits were": tests["bits"],
-            "speaks": tests["speaks"],
+            "it includes": tests["includes"],
+            "if tokens are the limit": tests["tokens"],
+            "if bits are": tests["bits"],
         }
     )
 
@@ -245,15 +241,12 @@ def held(frame: pd.DataFrame) -> pd.DataFrame:
     """`limits` by source as a page shows them: how much a vector held, in tokens and in bits."""
     rows = {}
     for source, some in [*frame.groupby("source", sort=False), ("all", frame)]:
-        rows[source] = {
-            "passages": len(some),
-            "bits a token": words.spread(some["density"].mean(), some["density"].std(), 2),
+        rows[f"{source} (n = {len(some)})"] = {
             "horizon, tokens": words.spread(some["length"].mean(), some["length"].std()),
-            "sd over mean, tokens": f"{some['length'].std() / some['length'].mean():.0%}",
-            "horizon, bits without mem": words.spread(some["bits"].mean(), some["bits"].std(), 0),
-            "sd over mean, bits": f"{some['bits'].std() / some['bits'].mean():.0%}",
-            "forecast by tokens is off by, tokens": f"{(some['by_tokens'] - some['length']).abs().mean():.1f}",
-            "forecast by bits": f"{(some['by_bits'] - some['length']).abs().mean():.1f}",
+            "bits without mem": words.spread(some["bits"].mean(), some["bits"].std(), 0),
+            "bits a token": words.spread(some["density"].mean(), some["density"].std(), 2),
+            "forecast by tokens is off by": f"{(some['by_tokens'] - some['length']).abs().mean():.1f}",
+            "by bits": f"{(some['by_bits'] - some['length']).abs().mean():.1f}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
@@ -267,7 +260,7 @@ def crammed_bits_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.studies.information.crammed_bits`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4.4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2))
     most = frame["bits"].max() * 1.03
     axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="no gain")
     marks = source_marks(frame["source"])
@@ -284,7 +277,7 @@ def crammed_bits_figure(frame: pd.DataFrame) -> Figure:
         axis.plot([], [], marker, linestyle=style, color=colour, label=label)
     axis.set(xlabel="bits of the passage without mem", ylabel="bits of the same passage given mem",
              xlim=(0, most), ylim=(-0.02 * most, most))  # fmt: skip
-    axis.legend(fontsize="small")
+    axis.legend(loc="upper left")  # above the line of no gain, where no run should be
     return figure
 
 
@@ -298,7 +291,7 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
         before: Tokens before its end.
         width: Tokens averaged in one mark.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.8))
     some = frame[frame["past"].between(-before + 1, behind)]
     some = some.assign(middle=np.floor((some["past"] - 1) / width) * width + (width + 1) / 2)
     marks = source_marks(some["source"])
@@ -312,7 +305,7 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
     axis.annotate("horizon", (0.5, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points",
                   fontsize="small")  # fmt: skip
     axis.set(xlabel="tokens past the last exact one", ylabel="bits a token saved by mem")
-    axis.legend(fontsize="small")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
@@ -323,7 +316,7 @@ def limits_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.studies.information.limits`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
     marks_by_source(axis, frame, "density", "length")
     x, y = np.exp(np.log(frame["density"]).mean()), np.exp(np.log(frame["length"]).mean())
     ends = np.array([frame["density"].min(), frame["density"].max()])
@@ -336,107 +329,106 @@ def limits_figure(frame: pd.DataFrame) -> Figure:
         low, high = which.get_view_interval()
         which.set_ticks([v for v in values if low <= v <= high], [f"{v}" for v in values if low <= v <= high])
         which.set_minor_locator(NullLocator())
-    axis.legend(fontsize="small")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def show_dots(page: Page) -> Exhibit:
-    """Figure 3, one dot a run."""
-    dots, runs = crammed_bits(page.results), page.horizons
-    crams, past_it = dots[dots["kind"] == "cram"], past_capacity(dots)
-    if past_it.any():
-        lines = "Lines: what would be left if a vector took off a fixed number of bits, fitted by least squares."
-    else:
-        lines = "So no threshold can be fitted: that takes crams of lengths past capacity, which scale `paper` has."
-    caption = (
-        f"**{past_it.sum()} of {len(dots)} runs here lie beyond what their vector holds.** One mark a run, token 0 "
-        f"left out; dashed: no gain. {lines} Filled: {len(dots) - len(crams)} exact horizons, {words.budgets(runs)} a "
-        f"passage; open: {len(crams)} crams of {words.spelled(crams['length'])} tokens. "
-        f"{words.setting(page.results)}. {words.cost(page.results)}."
+def show_answer(page: Page) -> Answer:
+    """Whether tokens or bits fill a vector up."""
+    slope, ended = page.tests.iloc[0], (page.horizons["ended"] == "budget").sum()
+    return Answer(
+        page.setting,
+        "Do tokens fill a vector up, or bits?",
+        f"Where text has 1 % more bits a token, its exact horizon changes by **{slope['value']:.2f} % (95 % interval "
+        f"{slope['low']:.2f} to {slope['high']:.2f} %)**: the interval includes {slope['includes']}, and tokens as "
+        "the limit would give 0, bits -1.",
+        rests=f"Exact horizons of {words.counted(page.horizons)} passages, {words.budgets(page.horizons)} each",
+        sure="holds here only" if slope["includes"] == "-1, not 0" else "open",
+        why=f"a budget ended {ended} of {len(page.horizons)} horizons, and that draws the slope from -1 towards 0",
     )
-    return Exhibit(caption, crammed_bits_figure(dots))
-
-
-def show_beyond(page: Page) -> Exhibit:
-    """What vectors do to the tokens around the horizon."""
-    saved = page.past.mean()
-    does, change = ("harms", "more") if saved < 0 else ("still helps", "less")
-    caption = (
-        f"**Behind its horizon a vector {does}: {abs(saved):.1f} ± {page.past.std():.1f} bits a token {change} than "
-        "without it.** Bits a token without mem minus with it, given the true tokens before, in steps of four tokens; "
-        f"mean and standard error over passages. The number is for tokens 9 to {page.behind} past the horizon, mean ± "
-        f"sample standard deviation over {len(page.past)} passages: the first eight were under optimisation too. "
-        f"{page.setting}."
-    )
-    return Exhibit(caption, beyond_figure(page.beyond, page.behind))
-
-
-def show_explored(page: Page, n: int) -> Exhibit:
-    """What the explorer shows, of n passages."""
-    return Exhibit(
-        f"**The first {n} passages by name, two a source, with up to 24 tokens behind the horizon.** Surprisal is in "
-        "bits, given the true tokens before; *right* is the argmax, given the same. The underlined tokens are those "
-        "that the slider counts; the vector is the last one throughout. Tokens behind its prefix have no step. "
-        f"Without mem the model says nothing of the first token. {page.setting}."
-    )
-
-
-def show_held(page: Page) -> Exhibit:
-    """What a vector held, by text."""
-    n = page.limits["source"].nunique()
-    sources = "three sources" if n == 3 else f"{n} sources"
-    caption = (
-        "**What a vector held, by text.** Bits are the model's own cross-entropy without mem. *Bits a token* is the "
-        f"mean over the first {page.window} tokens. The forecasts for a passage are made from all others of the "
-        f"{sources}: their mean horizon, or the length at which its own bits add up to their mean; the "
-        f"columns give the mean absolute error. Mean ± sample standard deviation over passages. {page.setting}."
-    )
-    return Exhibit(caption, held(page.limits))
 
 
 def show_limits(page: Page) -> Exhibit:
     """Horizons against how dense their texts are."""
     every, within = (test for _, test in page.tests.head(2).iterrows())
-    caption = (
-        f"**Denser text gets less far: one per cent more bits a token costs {-every['value']:.2f} per cent of the "
-        "horizon.** One mark a passage. Dashed: the same number of tokens for every text (slope 0); dotted: the same "
-        f"number of bits (slope -1). Slope over all texts {every['value']:.2f} (95 % interval {every['low']:.2f} to "
-        f"{every['high']:.2f}), within sources {_interval(within)}; n = {len(page.limits)}. {page.setting}."
-    )
-    return Exhibit(caption, limits_figure(page.limits))
-
-
-def show_limit_table(page: Page) -> Exhibit:
-    """The tests of which law it is."""
-    caption = (
-        "**Four tests of which law it is.** Slopes by least squares on logarithms; intervals from drawing passages "
-        f"anew. Scatter is standard deviation over mean. n = {len(page.limits)} passages. {page.setting}."
-    )
-    return Exhibit(caption, limit_table(page.tests))
-
-
-def show_claim(page: Page) -> Exhibit:
-    """What the tests say of the paper's claim, and what its own numbers do."""
-    every, within, scatter, forecast = (test for _, test in page.tests.iterrows())
-    gains, bits = published_gains(), page.limits.groupby("source")["bits"].mean()
-    tokens, information = gains["tokens"], gains["information"]
     return Exhibit(
-        f"The slope over all texts speaks {every['speaks']}, within sources {within['speaks']}. Bits scatter "
-        f"{scatter['value']:.2f} times as much as tokens ({scatter['low']:.2f} to {scatter['high']:.2f}), and a "
-        f"forecast that assumes equal bits is off {forecast['value']:.2f} times as far as one that assumes equal "
-        f"tokens ({forecast['low']:.2f} to {forecast['high']:.2f}). Mean bits at the horizon are "
-        + ", ".join(f"{mean:.0f} for {source}" for source, mean in bits.items())
-        + f". In the published numbers, over {len(gains)} models, random words have a median of {tokens.median():.2f} "
-        f"times the token gain of PG-19, and {information.median():.2f} times its information gain "
-        f"({information.min():.2f} to {information.max():.2f})."
+        f"**Over all texts the slope is {_interval(every)}: its 95 % interval includes {every['includes']}. Within "
+        f"sources it is {_interval(within)}: {within['includes']}.** One mark a passage, n = {len(page.limits)}. "
+        "Dashed: as many tokens for every text, slope 0; dotted: as many bits, slope -1. Bits a token: over the "
+        f"first {page.window} tokens.",
+        limits_figure(page.limits),
+    )
+
+
+def show_tests(page: Page) -> Exhibit:
+    """The tests of which law it is, and what a vector held by text."""
+    _, _, scatter, forecast = (test for _, test in page.tests.iterrows())
+    return Exhibit(
+        f"**Bits scatter {_interval(scatter)} times as much as tokens, and a forecast by equal bits errs "
+        f"{_interval(forecast)} times as far as one by equal tokens.** Scatter: standard deviation over mean. A "
+        "forecast takes the others' mean horizon, or the length at which a passage's bits reach their mean. 95 % "
+        f"intervals, n = {len(page.limits)}.",
+        limit_table(page.tests),
+        Fold("What a vector held, by text: mean ± standard deviation; forecasts off by tokens", held(page.limits)),
+    )
+
+
+def show_published(page: Page) -> Exhibit:
+    """What the paper's own numbers say of tokens and bits."""
+    gains = published_gains()
+    tokens, bits = (
+        words.within(gains[name].median(), gains[name].min(), gains[name].max(), 2)
+        for name in ("tokens", "information")
+    )
+    return Exhibit(
+        f"**Published gains of random words over those of PG-19: {tokens} times in tokens, {bits} times in bits.** "
+        f"Median and range of {len(gains)} models, computed anew from the authors' file; at 1 both texts would gain "
+        "as much. Gains are means over runs beyond capacity; no interval can be had from them."
+    )
+
+
+def show_dots(page: Page) -> Exhibit:
+    """Figure 3, one dot a run."""
+    dots = crammed_bits(page.results)
+    crams, past_it = dots[dots["kind"] == "cram"], past_capacity(dots)
+    if past_it.any():
+        lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted by least squares."
+    else:
+        lines = "So no threshold can be fitted: that takes crams longer than capacity, which scale `paper` has."
+    return Exhibit(
+        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds.** One mark a run, token 0 left "
+        f"out; dashed: no gain. {lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
+        f"{words.spelled(crams['length'])} tokens by the paper's recipe.",
+        crammed_bits_figure(dots),
+    )
+
+
+def show_beyond(page: Page) -> Exhibit:
+    """What vectors do to the tokens around the horizon."""
+    low, high = metrics.bootstrap_ci(-page.past)
+    does = "harms" if low > 0 else "still helps" if high < 0 else "may help or harm"
+    return Exhibit(
+        f"**Behind its horizon a vector {does}: {words.interval(-page.past.mean(), low, high)} bits a token.** Mean "
+        f"of tokens 9 to {page.behind} behind, with its 95 % interval over {len(page.past)} passages; the first eight "
+        "were under optimisation too. Marks: bits without mem less bits with it, given the true tokens before, mean "
+        "and standard error over passages, in steps of four tokens.",
+        beyond_figure(page.beyond, page.behind),
+    )
+
+
+def show_explored(page: Page, n: int) -> Exhibit:
+    """What the explorer shows, of n passages."""
+    return Exhibit(
+        f"**The first {n} passages by name, two a text, with up to 24 tokens behind the horizon.** Surprisal in bits, "
+        "given the true tokens before; *right*: the argmax, given the same. The slider counts the underlined tokens; "
+        "the vector is the last one throughout. Tokens behind its prefix have no step, and the first token has no "
+        "surprisal without mem."
     )
 
 
 def glue_numbers(page: Page) -> None:
-    """The slope, which law it speaks for, and how far vectors mislead behind their horizon."""
-    every = page.tests.iloc[0]
-    glue(slope=_interval(every), slope_speaks=every["speaks"], n_limits=f"{len(page.limits)}")
-    glue(misleads=f"{-page.past.mean():.1f}")
+    """The slope, of how many passages, and how far vectors mislead behind their horizon."""
+    glue(slope=_interval(page.tests.iloc[0]), n_limits=f"{len(page.limits)}", misleads=f"{-page.past.mean():.1f}")
 
 
 def _interval(test: pd.Series) -> str:

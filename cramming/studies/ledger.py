@@ -8,8 +8,16 @@ from cramming.attention import first_token_shares, mem_shares
 from cramming.results import published as numbers
 from cramming.results.rows import crammed
 from cramming.studies import _words as words
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
+
+# What stands beside a published number, and what makes the two agree.
+ARITHMETIC, MEASURED, RELATED, NOTHING = (
+    "by arithmetic: the same",
+    "measured again: within tolerance",
+    "related run: at least half",
+    "nothing beside it",
+)
 
 
 class Page(AnyPage):
@@ -21,6 +29,7 @@ class Page(AnyPage):
         progressive: Horizons and gains of the later paper.
         attention: Its shares of attention.
         every: All four.
+        said: One row a published number.
     """
 
     def __init__(self, scale: str) -> None:
@@ -32,12 +41,29 @@ class Page(AnyPage):
         shares = mem_shares(self.lm, vectors, passages), first_token_shares(self.lm, passages)
         self.attention = numbers.attention_ledger(*shares, self.lm.name)
         self.every = pd.concat([self.paper, self.bounds, self.progressive, self.attention], ignore_index=True)
+        self.said = self.every.drop_duplicates(["model", "source", "setting", "n_vectors", "quantity", "unit"])
+
+
+def kinds(ledger: pd.DataFrame) -> pd.Series:
+    """What stands beside each number of a ledger, by the rule that it was held to."""
+    rule = ledger["tolerance"].str.split().str[0]
+    return rule.map({"rounded": ARITHMETIC, "at": RELATED}).fillna(MEASURED).where(ledger["ours_n"] > 0, NOTHING)
+
+
+def agree(ledger: pd.DataFrame) -> pd.Series:
+    """Whether each number of a ledger met its rule."""
+    return ledger["verdict"].isin([numbers.WITHIN, numbers.SAME])
 
 
 def verdicts_table(ledger: pd.DataFrame) -> pd.DataFrame:
-    """How many published numbers got which verdict, by quantity."""
-    quantity = ledger["quantity"].str.replace("_", " ")
-    return pd.crosstab(quantity, ledger["verdict"], margins=True, margins_name="all").rename_axis(columns=None)
+    """How many rows of a ledger met the rule of their kind, of how many, by quantity."""
+    rows = {}
+    for quantity, some in [*ledger.groupby(ledger["quantity"].str.replace("_", " ")), ("all", ledger)]:
+        kind, none = kinds(some), "none" if quantity == "all" else ""
+        met, of = agree(some).groupby(kind).sum(), kind.value_counts()
+        told = {name: f"{met[name]} of {of[name]}" if name in of else none for name in (ARITHMETIC, MEASURED, RELATED)}
+        rows[quantity] = told | {NOTHING: of.get(NOTHING, 0), "rows": len(some)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
 
 
 def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +73,15 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
         f"{row.ours:,.4f}" if row.unit == "share" else f"{row.ours:,.1f} (n = {row.ours_n})"
         for row in held.itertuples()
     ]
-    shown = _subjects(held).assign(quantity=_quantities(held), published=_published(held), ours=ours)
-    return shown.assign(**held[["tolerance", "verdict"]], why=held["reason"]).set_index("model")
+    texts = [
+        f"{text}, {k:.0f} vectors" if k > 1 else text
+        for text, k in zip(_subjects(held)["text"], held["n_vectors"], strict=True)
+    ]
+    undecided = (kinds(held) == MEASURED) & (held["verdict"] == numbers.MISSING)
+    rule = held["tolerance"] + ": " + agree(held).map({True: "met", False: "not met"}).mask(undecided, "undecided")
+    shown = pd.DataFrame({"model": _names(held), "ours": ours, "published": _published(held)}, held.index)
+    shown = shown.assign(quantity=_quantities(held), text=texts, rule=rule)
+    return shown.assign(**{"what differs": held["reason"]}).set_index("model")
 
 
 def unmeasured_table(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -114,65 +147,87 @@ class InFull(Exhibit):
             super()._ipython_display_()
 
 
+def show_answer(page: Page) -> Answer:
+    """How many published numbers are reproduced, by arithmetic and by measurement."""
+    kind, counts = kinds(page.said), verdicts_table(page.said).loc["all"]
+    contradicted = ((kind == MEASURED) & (page.said["verdict"] == numbers.OUTSIDE)).any()
+    return Answer(
+        page.setting,
+        "How many published numbers are reproduced here?",
+        f"Of {len(page.said)} published numbers **{counts[ARITHMETIC]} that follow from others come out the same by "
+        f"arithmetic, and by measurement with the same weights {counts[MEASURED]}**; beside {(kind == RELATED).sum()} "
+        f"stand runs of related weights, and beside {counts[NOTHING]} nothing.",
+        rests=f"Every number in the tables of two papers, of {page.every['model'].nunique()} models; our runs are on "
+        f"{words.counted(page.results)} passages",
+        sure="contradicted" if contradicted else "holds here only" if (kind == MEASURED).any() else "open",
+        why="arithmetic shows that the tables fit together, not that the experiments repeat",
+    )
+
+
 def show_verdicts(page: Page) -> Exhibit:
-    """Published numbers by verdict."""
+    """Published numbers by what stands beside them."""
+    left = (kinds(page.said) == NOTHING).sum()
     caption = (
-        f"**Published numbers by verdict**: {len(page.every)} rows of {page.every['model'].nunique()} models. A "
-        "number of the later paper has a row for each way it was measured here."
+        f"**Nothing stands beside {left} of {len(page.said)} published numbers.** Cells: how many met the rule at the "
+        f"head of the column, of how many. {len(page.every)} rows, since a number of the later paper has one for each "
+        "way in which a related run was made here."
     )
     return Exhibit(caption, verdicts_table(page.every))
 
 
 def show_beside(page: Page) -> Exhibit:
-    """The published numbers that one of ours stands beside."""
+    """The published numbers that a run of ours stands beside."""
+    beside = pd.concat([page.progressive, page.attention, page.paper])
+    related = beside[kinds(beside) == RELATED]
     recipes = page.progressive.loc[page.progressive["ours_n"] > 0, "our_recipe"].unique()
     caption = (
-        "**Published numbers beside ours, for the related model.** Published: mean ± sample standard deviation; ours: "
-        f"mean, n passages. Our recipes: {'; '.join(recipes)}. {page.setting}. {words.cost(page.results)}."
+        f"**{agree(related).sum()} of {len(related)} comparisons with related runs meet the loose rule; none is a "
+        "reproduction.** Ours: mean, n passages; published: mean ± sample standard deviation. Our recipes: "
+        f"{'; '.join(recipes)}."
     )
-    return InFull(caption, ledger_table(pd.concat([page.progressive, page.attention, page.paper])))
+    return InFull(caption, ledger_table(beside))
 
 
 def show_bounds(page: Page) -> Exhibit:
     """What follows by arithmetic from published numbers."""
+    held, table = page.bounds[page.bounds["ours_n"] > 0], bounds_table(page.bounds)
+    other = words.listed(table.index[table["contradicted"] != ""].tolist())
     caption = (
-        "**Published bounds and shares of them, and in brackets the same computed anew** (models.csv; gains from "
-        "capacity.csv): tokens, and shares of the bound of 16-bit mem vectors."
+        f"**{agree(held).sum()} of {len(held)} bounds and shares of them come out the same.** Published, and in "
+        "brackets computed anew: the bound of 16-bit mem vectors in tokens, and published token gains over it. That "
+        f"the tables fit together is all that this shows; the last column says what does not: {other}."
     )
-    return InFull(caption, bounds_table(page.bounds))
+    return InFull(caption, Fold(f"Bounds and shares of {len(table)} models", table))
 
 
 def show_paper_left(page: Page) -> Exhibit:
-    """Every capacity and gain left of the paper."""
+    """Every capacity, gain and cross-entropy left of the paper."""
+    capacities, texts = unmeasured_table(page.paper), unmeasured_table(page.bounds)
     caption = (
-        "**Published capacities and gains not within reach here** (capacity.csv, n_vectors.csv): mean ± sample "
-        "standard deviation over passages. Gains are over runs beyond capacity (accuracy at most 0.99). No deviation "
-        "is published for capacities, and from 32 vectors on no gain."
+        f"**{_left(page.paper, page.bounds)} numbers of the paper.** Mean ± sample standard deviation over passages. "
+        "Gains are over runs beyond capacity, accuracy at most 0.99. No deviation is published for capacities and "
+        "cross-entropies, and from 32 vectors on no gain."
     )
-    return InFull(caption, unmeasured_table(page.paper))
-
-
-def show_texts_left(page: Page) -> Exhibit:
-    """Every cross-entropy left of the paper."""
-    return InFull("**Published cross-entropies not within reach here** (models.csv).", unmeasured_table(page.bounds))
-
-
-def show_progressive_left(page: Page) -> Exhibit:
-    """Every horizon and information gain left of the later paper."""
-    caption = (
-        "**Published horizons and information gains not within reach here** (progressive.csv): mean ± sample standard "
-        "deviation."
+    return InFull(
+        caption,
+        Fold(f"Capacities and gains: {len(capacities)} rows", capacities),
+        Fold(f"Cross-entropies of texts: {len(texts)} rows", texts),
     )
-    return InFull(caption, unmeasured_table(page.progressive))
 
 
-def show_attention_left(page: Page) -> Exhibit:
-    """Every share of attention left of the later paper."""
-    caption = (
-        "**Published shares of attention not within reach here** (attention_mass.csv): mean ± sample standard "
-        "deviation, on a mem vector and, without one, on the first token."
+def show_later_left(page: Page) -> Exhibit:
+    """Every horizon, information gain and share of attention left of the later paper."""
+    horizons, attention = unmeasured_table(page.progressive), unmeasured_table(page.attention)
+    return InFull(
+        f"**{_left(page.progressive, page.attention)} numbers of the later paper.** Mean ± sample standard deviation. "
+        "Attention goes to a mem vector or, without one, to the first token.",
+        Fold(f"Horizons and information gains: {len(horizons)} rows", horizons),
+        Fold(f"Shares of attention: {len(attention)} rows", attention),
     )
-    return InFull(caption, unmeasured_table(page.attention))
+
+
+def _left(*ledgers: pd.DataFrame) -> int:
+    return sum(int((kinds(ledger) == NOTHING).sum()) for ledger in ledgers)
 
 
 def glue_numbers(page: Page) -> None:

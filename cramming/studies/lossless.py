@@ -25,8 +25,8 @@ from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.results.rows import crammed, device_name, of_kind
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -84,7 +84,6 @@ class Page(AnyPage):
         plain: Horizons of the recipe as it is.
         chosen: The vectors computed in every setting: a few plain ones of each source, all that differ in the margin
             asked for, and those of other recipes.
-        counted: How many these are, for captions.
     """
 
     def __init__(self, scale: str, per_source: int, margins: list[float]) -> None:
@@ -97,15 +96,6 @@ class Page(AnyPage):
         few = self.plain[~self.plain["key"].isin(self.asked["key"])].groupby("source").head(per_source)
         others = held[held["recipe"].isin(["paper", "progressive"])]
         self.chosen = pd.concat([few, held[held["key"].isin(self.asked["key"])], others], ignore_index=True)
-        self.counted = (
-            f"{len(self.chosen)} vectors of {self.chosen['passage'].nunique()} passages from "
-            f"{self.chosen['source'].nunique()} sources"
-        )
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors and the machine of this page, for captions."""
-        return f"{words.setting(self.results)}; {device_name(self.lm.device)}"
 
     def computed(self, runs: pd.DataFrame, settings: Mapping[str, Setting] = SETTINGS) -> pd.DataFrame:
         """From `gaps`, of the vectors of some runs."""
@@ -406,8 +396,8 @@ def accuracy_and_exactness(results: pd.DataFrame) -> pd.DataFrame:
         results: Rows of kind cram.
 
     Returns:
-        One row a class of share right, teacher-forced: crams, passages, exact, tokens before the first error (mean ±
-        sd, as % of the passage), first error (token number, median of those that have one), crams without one token.
+        One row a class of share right, teacher-forced: crams that are exact, tokens before the first error (mean ± sd,
+        as % of the passage), first error (token number, median of those that have one), crams without one token.
     """
     runs = of_kind(results, "cram")
     scored = runs["length"] - ~runs["score_first"]
@@ -417,9 +407,7 @@ def accuracy_and_exactness(results: pd.DataFrame) -> pd.DataFrame:
     for label, (low, high) in ACCURACY_CLASSES.items():
         some = (right >= low) & (right < high)
         if some.any():
-            rows[label] = {
-                "crams": some.sum(),
-                "passages": runs.loc[some, "passage"].nunique(),
+            rows[f"{label} (n = {some.sum()})"] = {
                 "exact": runs.loc[some, "exact"].sum(),
                 "tokens before the first error, %": words.spread(decoded[some].mean(), decoded[some].std(), 0),
                 "first error at token": words.number(first[some].median()),
@@ -435,7 +423,7 @@ def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "vectors exact": [f"{row.exact} of {row.vectors}" for row in some.itertuples()],
             "first error at token": some["first_error"].map(words.number),
-            "tokens undone": [f"{row.undone} of {row.tokens:,}" for row in some.itertuples()],
+            "tokens undone": some["undone"],
             "greatest margin undone, logits": some["undone_margin"].map(words.figures),
             "greatest change of a margin, logits": some["change"].map(words.figures),
         }
@@ -450,9 +438,9 @@ def asked_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         gaps: From `gaps`, with a column key.
 
     Returns:
-        Index margin asked for; columns passages, exact horizon (tokens, mean ± sd), against the least margin (mean of
-        the differences passage by passage, tokens, with a 95 % bootstrap interval), left (mean %), and of the vectors
-        how many are exact in all settings that are not coarse, and in each that is.
+        Index margin asked for; columns exact horizon (tokens, mean ± sd), against the least margin (mean of the
+        differences passage by passage, tokens, with a 95 % bootstrap interval), and of the vectors how many are exact
+        in all settings that are not coarse, and in each that is.
     """
     each = exactness(gaps)
     each["key"] = each["run"].map(gaps.groupby("run")["key"].first())
@@ -463,10 +451,8 @@ def asked_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         mine = each[each["key"].isin(some["key"])]
         n, fine = mine["run"].nunique(), mine[~mine["coarse"]].groupby("run")["exact"].all()
         rows[f"{margin:g}"] = {
-            "passages": len(some),
             "exact horizon, tokens": words.spread(some["length"].mean(), some["length"].std()),
             "against the least margin": words.interval(gain.mean(), *metrics.bootstrap_ci(gain)) if gain.any() else "",
-            "left, %": f"{some['left'].mean() * 100:.0f}" if some["left"].notna().any() else "",
             "exact in all of 32 and 64 bits": f"{fine.sum()} of {n}",
         }
         for setting, kept in mine[mine["coarse"]].groupby("setting", sort=False):
@@ -478,9 +464,8 @@ def cut_price_table(price: pd.DataFrame) -> pd.DataFrame:
     """`cut_price` as a page shows it."""
     rows = {
         f"{row.Index:g}": {
-            "vectors": row.n,
-            "exact tokens, mean": f"{row.tokens:,.1f}",
             "left, % (95 % interval)": words.percent(row.left, row.low, row.high).replace("%", ""),
+            "exact tokens, mean": f"{row.tokens:,.1f}",
         }
         for row in price.itertuples()
     }
@@ -491,45 +476,33 @@ def cut_price_table(price: pd.DataFrame) -> pd.DataFrame:
 def margins_and_changes_figure(gaps: pd.DataFrame) -> Figure:
     """How large the margins are that tokens have, and by how much other ways of computing change them.
 
-    Left: shares of tokens, and of passages with their smallest margin, below a margin. Right: the greatest change of
-    every token's margin in each class of settings; what lies above the diagonal can be undone.
+    Shares of tokens, and of vectors with their smallest margin, below a margin; and of tokens by the greatest change
+    of their margin in each class of settings.
 
     Args:
         gaps: From `gaps`.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1.4])
     once = _first(gaps)
-    for values, colour, style, label in (
-        (once["reference"], COLOURS[0], "-", "tokens"),
-        (once.groupby("run")["reference"].min(), COLOURS[1], "--", "passages, smallest"),
-    ):
-        won = np.sort(values[values > 0])
-        share = np.arange(1, len(won) + 1) / max(1, len(won)) * 100
-        left.step(won, share, where="post", color=colour, linestyle=style, label=f"{label} (n = {len(won)})")
-    left.set(
-        xscale="log", xlabel="margin, logits (log scale)", ylabel="share below, %", title="Margins", ylim=(0, 103)
-    )
-    left.legend(fontsize="small", loc="upper left")
-    others = gaps[(gaps["reference"] > 0) & (gaps["setting"] != gaps["setting"].iloc[0])]
-    others = others.assign(change=(others["gap"] - others["reference"]).abs())
-    vector = others["setting"] == "vector in bfloat16"
-    for some, colour, marker, label in (
-        (others[others["coarse"] & ~vector], COLOURS[1], "s", "all in 16 bits"),
-        (others[vector], COLOURS[2], "^", "vector in bfloat16"),
-        (others[~others["coarse"]], COLOURS[0], "o", "32 and 64 bits"),
-    ):
-        each = some.groupby(["run", "position"]).agg(margin=("reference", "first"), change=("change", "max"))
-        each = each[each["change"] > 0]  # a log axis has no place for what does not change at all
-        right.plot(each["margin"], each["change"], marker, color=colour, alpha=0.35, markersize=4, markeredgewidth=0,
-                   label=label, rasterized=True)  # fmt: skip
-    right.set(xscale="log", yscale="log", xlabel="margin, logits (log scale)", title="Greatest change of a margin",
-              ylabel="logits (log scale)")  # fmt: skip
-    ends = np.array(right.get_xlim())
-    right.plot(ends, ends, color="#777777", linewidth=1.2, label="change = margin")
-    right.set_xlim(*ends)
-    for handle in right.legend(fontsize="small", loc="lower right").legend_handles:
-        if handle is not None:
-            handle.set_alpha(1)
+    others = gaps[(gaps["reference"] > 0) & (gaps["setting"] != once["setting"].iloc[0])]
+    vector, change = others["setting"] == "vector in bfloat16", (others["gap"] - others["reference"]).abs()
+    token = [others["run"], others["position"]]
+    won = {"margins of tokens": once["reference"], "margins of vectors": once.groupby("run")["reference"].min()}
+    lines = {
+        "changes, 32 and 64 bits": change[~others["coarse"]].groupby(token).max().dropna(),
+        "changes, vector in bfloat16": change[vector].dropna(),
+        "changes, all in 16 bits": change[others["coarse"] & ~vector].groupby(token).max().dropna(),
+    } | {name: margins[margins > 0] for name, margins in won.items()}
+    looks = zip((*COLOURS[2:], COLOURS[1], COLOURS[0], COLOURS[0]), (":", "-.", "-", "-", "--"), strict=True)
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.8))
+    share = np.linspace(0, 1, 201)
+    for (label, values), (colour, style) in zip(lines.items(), looks, strict=True):
+        below = np.quantile(values, share) if len(values) else np.zeros_like(share)
+        seen = below > 0  # a log axis has no place for what does not change at all
+        axis.plot(below[seen], share[seen] * 100, style, color=colour, linewidth=2,
+                  label=f"{label} (n = {len(values):,})")  # fmt: skip
+    axis.set(xscale="log", xlabel="logits (log scale)", ylabel="share below, %", xticks=(1e-6, 1e-4, 1e-2, 1))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: np.format_float_positional(value, trim="-")))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
@@ -542,7 +515,7 @@ def margin_bought_figure(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.Data
         price: From `cut_price`.
         asked: From `asked`, the margins asked for from the start.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 7.8), sharex=True)
     some = cuts[cuts["tokens"] > 0]
     fine = some[~some["coarse"]].groupby(["margin", "run"])["exact"].all().groupby("margin").mean()
     lines = {"32 and 64 bits, in all": fine} | {
@@ -551,49 +524,44 @@ def margin_bought_figure(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.Data
     }
     styles = zip(COLOURS, "o^sD", ("-", "-.", "--", ":"), strict=True)
     for (label, share), (colour, marker, style) in zip(lines.items(), styles, strict=False):
-        left.plot(share.index, share * 100, marker=marker, linestyle=style, color=colour, label=label)
-    left.set(ylabel="prefixes exact, %", title="What it buys", ylim=(-3, 103))
-    left.legend(fontsize="small", loc="lower right")
-    right.plot(price.index, price["left"] * 100, "o-", color=COLOURS[0], label=f"cut afterwards (n = {price.n.max()})")
-    right.fill_between(price.index, price["low"] * 100, price["high"] * 100, color=COLOURS[0], alpha=0.2, linewidth=0)
+        above.plot(share.index, share, marker=marker, linestyle=style, color=colour, label=label)
+    above.set(ylabel="share of prefixes exact", ylim=(-0.03, 1.03))
+    below.plot(price.index, price["left"] * 100, "o-", color=COLOURS[0], label=f"cut afterwards (n = {price.n.max()})")
+    below.fill_between(price.index, price["low"] * 100, price["high"] * 100, color=COLOURS[0], alpha=0.2, linewidth=0)
     shares = asked.dropna(subset="left").groupby("asked")["left"]
     for margin, each in shares:
         low, high = metrics.bootstrap_ci(each)
-        right.plot([margin] * 2, [low * 100, high * 100], color=COLOURS[1], linewidth=2)
+        below.plot([margin] * 2, [low * 100, high * 100], color=COLOURS[1], linewidth=2)
     if len(shares):
-        right.plot(shares.mean().index, shares.mean() * 100, "s--", color=COLOURS[1], markeredgecolor="black",
+        below.plot(shares.mean().index, shares.mean() * 100, "s--", color=COLOURS[1], markeredgecolor="black",
                    label=f"asked for from the start (n = {shares.size().max()})")  # fmt: skip
-    right.set(ylabel="tokens left, %", title="What it costs", ylim=(0, None))
-    right.legend(fontsize="small", loc="lower left")
-    for axis in (left, right):
-        axis.set(xscale="log", xlabel="margin, logits (log scale)")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    below.set(xscale="log", xlabel="margin, logits (log scale)", ylabel="tokens left, %", ylim=(0, None))
+    below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axis in (above, below):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
 
-def show_finding(page: Page) -> Exhibit:
-    """How many vectors stay exact, and the margin that was enough."""
-    kept, n = page.kept, len(page.kept)
-    survived, least = kept["fine"].sum(), kept["margin"].min()
-    safe_fine = safe_margin(page.gaps[~page.gaps["coarse"]])
-    stated = (
-        f"margins above {safe_fine:.2g} logits were enough"
-        if safe_fine
-        else f"the smallest margin among them, {least:.2g} logits, was enough"
-    )
-    bound = (
-        f"None of {n} failing in 32 and 64 bits bounds the share that would at {1 - 0.05 ** (1 / n):.0%} (one-sided, "
-        "95 %, if vectors count as independent). "
-        if survived == n > 0
-        else ""
-    )
-    return Exhibit(
-        f"**In 32 and 64 bits {survived} of {n} exact vectors stay exact in every way tried, and {stated}; in 16 bits "
-        f"it took {f'more than {page.safe:.2g} logits' if page.safe else 'none'}.** So the smallest margin at which "
-        f"all passages stay exact across everything tried is {page.safe or least:.2g} logits. {n} vectors of "
-        f"{page.chosen.loc[kept.index, 'passage'].nunique()} passages from {page.chosen['source'].nunique()} sources "
-        f"are exact one passage at a time; {kept['all'].sum()} of them stay exact in everything tried. {bound}A "
-        "margin that was enough is a maximum over what was seen: more passages, or another machine, can only raise it."
+def _share(some: int, n: int, what: str = "") -> str:
+    """How many of n are what, with the 95 % interval of the share, one-sided where it is none or all of them."""
+    bound = 0.05 ** (1 / max(n, 1))
+    low, high = metrics.bootstrap_ci(np.arange(n) < some) if 0 < some < n else (bound, 1) if some else (0, 1 - bound)
+    return f"{some} of {n}{what} ({low:.0%} to {high:.0%})"
+
+
+def show_answer(page: Page) -> Answer:
+    """How many vectors stay exact, and the greatest margin that was not enough."""
+    kept, n, fine = page.kept, len(page.kept), page.summary[~page.summary["coarse"]]
+    lost = f"tokens that had won by up to {page.safe:.2g} logits were lost" if page.safe else "no token was lost"
+    return Answer(
+        page.setting,
+        "Is exact still exact when the same logits are computed in another way?",
+        f"In 32 and 64 bits **{_share(kept['fine'].sum(), n, ' exact vectors')}** stay exact in all {len(fine) - 1} "
+        f"other ways tried; with 16 bits too {_share(kept['all'].sum(), n)} do, and {lost}.",
+        rests=f"One vector or more of each of {words.counted(page.chosen.loc[kept.index])} passages; 95 % intervals "
+        "as if vectors were independent. More passages, or another machine, can only raise the margin lost",
+        sure="holds here only" if kept["fine"].all() else "contradicted",
+        why=f"one model, computed on {device_name(page.lm.device)} alone, with vectors that were found in float32",
     )
 
 
@@ -604,30 +572,21 @@ def show_accuracy(page: Page) -> Exhibit:
     right = solved["correct_teacher"] == solved["length"] - 1
     caption = (
         f"**Of {len(solved)} crams that the paper's protocol counts as solved, {solved['exact'].sum()} decode "
-        f"exactly.** The kept vector of {right.sum()} of them is right on every token: the protocol keeps the vector "
-        f"after the step that followed the best one, and that step can spoil it. Table: all {len(crams)} crams of "
-        f"{words.spelled(crams['length'])} tokens, by the share of tokens that the kept vector has right, "
-        "teacher-forced; what greedy decoding gives back is counted up to the first error, as a share of the passage, "
-        "mean ± sample standard deviation over crams. Token 0 is given where the recipe gives it. "
-        f"{words.setting(crams)}. {words.cost(crams)}."
+        f"exactly.** It keeps the vector of one step later, and {right.sum()} of those have every token right. Table: "
+        f"crams of {words.range(crams['length'])} tokens by the share right, teacher-forced. Tokens before the first "
+        "error: share of the passage, mean ± standard deviation; first error: median."
     )
     return Exhibit(caption, accuracy_and_exactness(crams))
 
 
 def show_settings(page: Page) -> Exhibit:
     """What survives each setting."""
-    change = page.summary.groupby("coarse")["change"].max().map(words.figures)
-    scored = page.chosen[page.chosen["recipe"] != "paper"]
-    free = (scored["correct_greedy"] == scored["length"]).sum()
+    change, reference = page.summary.groupby("coarse")["change"].max().map(words.figures), page.summary.iloc[0]
     caption = (
-        f"**Outside 16 bits the greatest change of any margin is {change[False]} logits; in 16 bits it is "
-        f"{change[True]}.** Each setting against one passage at a time in one pass, float32, attention sdpa, "
-        f"{SETTINGS[FIRST].threads} threads. *Vectors exact*: of those exact there. *Tokens undone*: of those right "
-        "there, in whatever vector. *First error*: median over vectors that fail. In float64 the norms still compute "
-        "in float32. *Vector in bfloat16*: only the vector is rounded, the model computes in float32. Before they "
-        f"were stored, {free} of the {len(scored)} vectors here that score token 0 had also been decoded freely, "
-        f"alone and token by token. {page.counted}, {len(_first(page.gaps)):,} tokens. {page.setting}. "
-        f"{words.cost(page.chosen)}."
+        f"**Outside 16 bits margins change by at most {change[False]} logits, and the smallest of an exact vector is "
+        f"{page.kept['margin'].min():.2g}; in 16 bits they change by up to {change[True]}.** Against one passage at a "
+        f"time, float32, sdpa, {SETTINGS[FIRST].threads} threads. Undone: of {reference['tokens']:,} tokens right "
+        f"there, in {len(page.chosen)} vectors. First error: median of failures. In float64 norms stay in float32."
     )
     return Exhibit(caption, settings_table(page.summary))
 
@@ -636,11 +595,10 @@ def show_margins(page: Page) -> Exhibit:
     """How large margins are, and by how much they change."""
     once = _first(page.gaps)["reference"]
     caption = (
-        f"**Half of all tokens win by more than {once[once > 0].median():.1f} logits; the margin of a passage is that "
-        "of its weakest.** Left: share of tokens right, and of passages exact, whose margin is below the value. "
-        "Right: one mark a token and class of settings, at its margin and the greatest change of it; a mark above the "
-        f"line can lose its token, one below cannot. Changes of exactly 0 are left out. {page.counted}. "
-        f"{page.setting}."
+        f"**Half of all tokens win by more than {once[once > 0].median():.1f} logits, half of the exact vectors have "
+        f"one that wins by less than {page.kept['margin'].median():.2g}.** Share of tokens, or of exact vectors, with "
+        "a margin below a value; of tokens, with smaller changes in all settings of a class. A token can be lost only "
+        "where its change exceeds its margin."
     )
     return Exhibit(caption, margins_and_changes_figure(page.gaps))
 
@@ -649,79 +607,45 @@ def show_kernel(page: Page) -> Exhibit:
     """What the attention kernel does by itself, in 32 and in 16 bits."""
     half = page.gaps[page.gaps["setting"].str.startswith("all in bfloat16")]
     single, kernel = page.summary.loc["eager attention"], settings(against(half, "all in bfloat16")).iloc[1]
-    failed = kernel["vectors"] - kernel["exact"]
+    failed, lost = (
+        _share(row["vectors"] - row["exact"], row["vectors"], " exact vectors") for row in (single, kernel)
+    )
     return Exhibit(
-        "Does the kernel matter by itself? In float32, changing sdpa for eager undoes "
-        f"{single['vectors'] - single['exact']} of {single['vectors']} exact vectors. Of the {kernel['vectors']} "
-        f"vectors that happen to be exact in bfloat16 with sdpa, {failed} {'is' if failed == 1 else 'are'} not with "
-        f"eager, where margins change by up to {words.figures(kernel['change'])} logits. All of these vectors were "
-        "found in float32, and were never asked to hold in another format."
+        f"**In float32 another attention kernel, eager for sdpa, undoes {failed}; in bfloat16 {lost}.** Exact "
+        f"there with sdpa, that is; in bfloat16 the kernel changes margins by up to {words.figures(kernel['change'])} "
+        "logits. 95 % intervals, as if vectors were independent."
     )
-
-
-def show_cut_price(page: Page) -> Exhibit:
-    """What is left of horizons cut to a margin."""
-    half = page.price.index[page.price["left"] < 0.5]
-    finding = (
-        f"Cutting afterwards for a margin of {half.min():g} logits costs more than half of the tokens"
-        if len(half)
-        else "No margin tried costs half of the tokens"
-    )
-    caption = (
-        f"**{finding}.** What is left of exact horizons when each is cut to the longest prefix with at least that "
-        "margin; mean share over vectors with its 95 % bootstrap interval. Computed one passage at a time. Exact "
-        f"horizons within {words.budgets(page.plain)} a passage, "
-        f"{', '.join(f'{n} {source}' for source, n in page.plain['source'].value_counts().items())}; {page.setting}."
-    )
-    return Exhibit(caption, cut_price_table(page.price))
-
-
-def show_asked(page: Page) -> Exhibit:
-    """What horizons asked to win by a margin cost and hold."""
-    runs = page.asked
-    most = runs[runs["asked"] == runs["asked"].max()]
-    caption = (
-        f"**Asked for from the start, a margin of {most['asked'].iloc[0]:g} leaves {most['left'].mean():.0%} of the "
-        "tokens.** Horizons of the same passages with the same budget, that differ only in the margin at which a "
-        "token counts as won; tokens are mean ± sample standard deviation, differences are passage by passage with a "
-        "95 % bootstrap interval; *left* is the mean share. The other columns: vectors exact over their whole horizon "
-        f"in all settings of 32 and 64 bits, and in each of 16 bits. {words.budgets(runs)} a passage, "
-        f"{runs['passage'].nunique()} passages. {words.setting(runs)}. {words.cost(runs)}."
-    )
-    return Exhibit(caption, asked_table(runs, page.gaps))
 
 
 def show_margin_bought(page: Page) -> Exhibit:
     """What a margin buys and costs, cut afterwards and asked for."""
+    cuts = cut(page.gaps, page.margins)
+    prefixes = cuts[(cuts["tokens"] > 0) & (cuts["setting"] == FIRST)].groupby("margin").size()
+    most = page.asked[page.asked["asked"] == page.asked["asked"].max()]
+    margin, least = most["asked"].iloc[0], page.asked["asked"].min()
+    afterwards = page.price[["left", "low", "high"]].reindex([margin]).iloc[0]
+    alike = f"; cut afterwards, {words.percent(*afterwards)}" if afterwards.notna().all() else ""
     caption = (
-        "**Safety against tokens.** Left: vectors cut to the longest prefix with at least that margin, share of these "
-        "prefixes that are exact in each setting; blue, in all of 32 and 64 bits at once. Vectors of which nothing is "
-        "left are not counted. Right: tokens left, mean and 95 % bootstrap interval over passages, cut afterwards, "
-        f"and asked for from the start (against the least margin asked, {page.asked['asked'].min():g}, so that one is "
-        f"at 100 % by definition). Left: {page.counted}. {page.setting}."
+        f"**Asked for from the start, a margin of {margin:g} leaves {words.share_mean(most['left'].dropna())} of the "
+        f"tokens{alike}.** Above: longest prefixes with that margin, of {prefixes.max()} vectors at the smallest, "
+        f"{prefixes.min()} at the largest. Below: means with 95 % intervals; asked for, against a margin of {least:g} "
+        f"with the same {words.budgets(page.asked)}."
     )
-    return Exhibit(caption, margin_bought_figure(cut(page.gaps, page.margins), page.price, page.asked))
+    table = Fold("What cutting horizons to a margin leaves, in numbers", cut_price_table(page.price))
+    return Exhibit(caption, margin_bought_figure(cuts, page.price, page.asked), table)
 
 
-def show_claim(page: Page) -> Exhibit:
-    """Whether exact means exact here."""
-    kept, fine, n = page.kept, page.summary[~page.summary["coarse"]], len(page.kept)
-    survived, every, least = kept["fine"].sum(), kept["all"].sum(), kept["margin"].min()
-    largest = page.asked["asked"].max()
-    if page.safe > largest:
-        return Exhibit(
-            f"For this model, on this machine, exact means exact as long as numbers have 32 bits: {survived} of {n} "
-            f"vectors gave the same tokens in every one of {len(fine) - 1} other ways, with margins down to "
-            f"{least:.2g} logits, where rounding moved a margin by at most {words.figures(fine['change'].max())}. The "
-            f"recipe asks for {page.asked['asked'].min():g}. In 16 bits it is another matter: {every} of {n} survive "
-            f"everything, and tokens with margins of up to {page.safe:.2g} logits were undone, more than the "
-            f"{largest:g} that was asked for at most."
-        )
-    return Exhibit(
-        f"For this model, on this machine, {survived} of {n} vectors gave the same tokens in every way tried in 32 "
-        f"and 64 bits, with margins down to {least:.2g} logits. In 16 bits {every} of {n} survive everything, and the "
-        f"largest margin undone was {page.safe:.2g} logits."
+def show_asked(page: Page) -> Exhibit:
+    """What horizons asked to win by a margin cost and hold."""
+    table = asked_table(page.asked, page.gaps)
+    held = table["all in bfloat16"]
+    caption = (
+        f"**All in bfloat16, {held.iloc[-1]} horizons asked for a margin of {table.index[-1]} stay exact, "
+        f"{held.iloc[0]} asked for {table.index[0]}: too few for an interval.** The same "
+        f"{words.counted(page.asked)} passages, same budget. Horizons mean ± standard deviation; differences passage "
+        "by passage with their 95 % interval; then vectors exact over their whole horizon."
     )
+    return Exhibit(caption, table)
 
 
 def glue_numbers(page: Page) -> None:

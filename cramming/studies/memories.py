@@ -18,11 +18,11 @@ from cramming.errors import CrammingError
 from cramming.memories import MEMORIES
 from cramming.models import FrozenLM
 from cramming.recipes import RECIPES, Recipe, changed_fields
-from cramming.results.rows import device_name, of_kind
+from cramming.results.rows import of_kind
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit
 from cramming.studies._page import Page as AnyPage
 
 # What a passage is crammed into, as a page calls it, and with the number of its parts.
@@ -56,22 +56,6 @@ class Page(AnyPage):
     def held(self) -> pd.DataFrame:
         """From `summary`."""
         return summary(self.runs)
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights and machine, for captions."""
-        return f"{words.setting(self.results)}; {device_name(self.lm.device)}, {self.results['dtype'].iloc[0]}"
-
-    @cached_property
-    def counted(self) -> str:
-        """Passages by source, for captions."""
-        passages = self.runs.drop_duplicates("passage")["source"].value_counts()
-        return ", ".join(f"{n} {source}" for source, n in passages.items())
-
-    @cached_property
-    def budget(self) -> str:
-        """What each passage could spend, for captions."""
-        return f"{words.budgets(self.results)} a passage"
 
 
 def sized(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor]) -> pd.DataFrame:
@@ -171,7 +155,6 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`summary` as a page shows it: one row a memory and number of floats."""
     rows = {
         (f"{row.floats:,}", memory_in_words(row.memory, row.parts)): {
-            "passages": row.n,
             "exact horizon, tokens": words.within(row.mean, row.low, row.high, 1),
             "against as many vectors": words.interval(row.more, row.more_low, row.more_high),
             "tokens per 1,000 floats": f"{row.tokens_each:.1f}",
@@ -213,9 +196,9 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     for (memory, parts, text), some in of_kind(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
         change = changed_fields(base, Recipe.model_validate_json(str(text)).model_dump())
         loss = np.mean([losses[-1] for losses in some["trace_loss"]])
-        rows.append((memory_in_words(memory, parts), change, len(some), some["length"].mean(), loss))
+        rows.append((memory_in_words(memory, parts), change, some["length"].mean(), loss))
     which, numbers = ["memory", "recipe"], ["exact horizon, tokens", "loss at the end, nats"]
-    tried = pd.DataFrame(rows, columns=[*which, "passages", *numbers])
+    tried = pd.DataFrame(rows, columns=[*which, *numbers])
     tried = tried.sort_values(["memory", *numbers], ascending=[True, False, True]).set_index(which)
     return tried.assign(**tried[numbers].map("{:.1f}".format))
 
@@ -228,7 +211,7 @@ def summary_figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         frame: `cramming.studies.memories.summary`.
         runs: The runs it sums up.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4.4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.6))
     styles = itertools.cycle(zip(COLOURS, "os^D", ("-", "--", ":", "-."), strict=True))
     for i, (memory, (colour, marker, line)) in enumerate(zip(LABELS, styles, strict=False)):
         some, each = frame[frame["memory"] == memory], runs[runs["memory"] == memory]
@@ -245,57 +228,53 @@ def summary_figure(frame: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.set_ylim(0, None)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=3, borderaxespad=0.2)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
-def show_answer(page: Page) -> Exhibit:
-    """What the memories hold that have as many floats."""
-    said = ""
-    for floats, some in page.held.groupby("floats"):
-        if len(set(some["memory"])) > 1:
-            each = (
-                f"{memory_in_words(row.memory, row.parts)}: {row.mean:.1f} tokens ({row.low:.1f} to {row.high:.1f})"
-                for row in some.itertuples()
-            )
-            said += f"**With {floats:,} floats:** {'; '.join(each)}. "
-    return Exhibit(
-        f"{said}Mean exact horizons within {page.budget}, with 95 % bootstrap intervals over n = "
-        f"{page.held['n'].min()} passages ({page.counted})."
+def show_answer(page: Page) -> Answer:
+    """Each memory against as many floats in mem vectors."""
+    apart, said = page.held.dropna(subset=["more"]), []
+    for row in apart.itertuples():
+        within = f"{row.more_low:+.1f} to {row.more_high:+.1f}" + ", 0 in it" * (row.more_low <= 0 <= row.more_high)
+        more = f"**{abs(row.more):.1f} tokens {'more' if row.more > 0 else 'fewer'}** ({within})"
+        said.append(f"{memory_in_words(row.memory, row.parts)} hold {more}")
+    return Answer(
+        page.setting,
+        "Do other memories hold more than mem vectors of as many floats?",
+        f"Against mem vectors of as many floats, {words.listed(said)}.",
+        rests=f"Mean differences over the same {words.counted(page.runs)} passages with 95 % bootstrap intervals; "
+        f"{words.budgets(page.results)} each",
+        sure="holds here only" if (apart["more_low"] * apart["more_high"] > 0).all() else "open",
+        why="one small model, one budget, and recipes that took far more searching for vectors than for the others",
     )
 
 
 def show_figure(page: Page) -> Exhibit:
-    """Tokens against floats."""
-    most = page.held.loc[page.held["mean"].idxmax()]
-    caption = (
-        f"**Most tokens: {most['mean']:.1f}, in {memory_in_words(most['memory'], most['parts'])} ({most['floats']:,} "
-        "floats).** Exact horizon in tokens against the floats trained for a passage. Large marks: means over "
-        "passages with 95 % bootstrap intervals; small marks: passages. Marks at equal floats stand side by side. "
-        f"{page.setting}; {page.counted}, the same for each memory; {page.budget}. {words.cost(page.results)}."
+    """Tokens against floats, and the same in numbers."""
+    each = page.held[page.held["memory"] == "vectors"].iloc[[0, -1]]
+    first, last = (
+        words.within(row.tokens_each, row.low * rate, row.high * rate, 1)
+        + f" in {memory_in_words(row.memory, row.parts)}"
+        for row, rate in zip(each.itertuples(), 1000 / each["floats"], strict=True)
     )
-    return Exhibit(caption, summary_figure(page.held, page.runs))
-
-
-def show_table(page: Page) -> Exhibit:
-    """The same in numbers, and what the budget cut off."""
     caption = (
-        "**What each memory holds.** *Against as many vectors*: horizon less that of mem vectors with as many floats, "
-        "mean over the same passages with its 95 % bootstrap interval. *Won in the last quarter*: exact tokens won "
-        "during the last quarter of the token passes; where that is much, the budget ended the run and not the "
-        f"memory. {page.setting}; {page.counted}, within {page.budget}."
+        f"**Tokens per 1,000 floats: {first}, {last}.** Large marks: mean exact horizon, 95 % interval, n = "
+        f"{page.held['n'].min()}; small: passages; equal floats side by side. *Last quarter*: of the token passes; "
+        "where much was won in it, the budget ended the run, not the memory."
     )
-    return Exhibit(caption, summary_table(page.held))
+    return Exhibit(caption, summary_figure(page.held, page.runs), summary_table(page.held))
 
 
 def show_seconds(page: Page) -> Exhibit:
     """Making and reading, timed."""
     read = readings(page.lm, page.runs, page.vectors, page.read_tokens)
+    each = (1000 * read["seconds"] / read["tokens"]).groupby(read["memory"])
+    said = [f"{words.within(some.median(), some.min(), some.max(), 0)} in {LABELS[name][0]}" for name, some in each]
     caption = (
-        "**Seconds of processor time.** To make: mean over passages, from the store; to read: measured while this "
-        f"page ran, median over passages, of up to {page.read_tokens} tokens each where tokens are said one by one "
-        "and of the whole horizon where they are said in one pass. Processor time sums over threads, so with two of "
-        f"them a clock shows about half of it. {page.setting}; {page.counted}."
+        f"**Milliseconds to read a token, median and range: {words.listed(said)}.** Processor time, summed over "
+        f"threads. Making: mean. Reading: timed once while this page ran; up to {page.read_tokens} tokens said one by "
+        "one, or the whole horizon at once."
     )
     return Exhibit(caption, seconds(page.held, read))
 
@@ -304,26 +283,9 @@ def show_tuning(page: Page) -> Exhibit:
     """Recipes tried on other passages."""
     tried = tuning(sized(page.tuning, page.vectors))
     caption = (
-        f"**Recipes tried: {len(tried)}.** Changes against the recipe `horizon`; exact horizon and loss are means "
-        "over passages, the loss over the tokens under optimisation when the run ended. Numbers of keys and values "
-        f"are in units of what noise in the input gives in that layer. {page.setting}; {words.budgets(page.tuning)} a "
-        "passage, on none of the passages above."
+        f"**{len(tried)} recipes were tried for {tried.index.unique('memory').size} memories, without intervals: "
+        f"{words.counted(page.tuning)}, none of those above, {words.budgets(page.tuning)} each.** Changes "
+        "against the recipe `horizon`; horizon and loss are means, the loss over the tokens under optimisation at the "
+        "end. Keys and values are in units of what noise in the input gives in that layer."
     )
     return Exhibit(caption, tried)
-
-
-def show_verdicts(page: Page) -> Exhibit:
-    """Each memory against as many floats in mem vectors."""
-    said = ""
-    for row in page.held.dropna(subset=["more"]).itertuples():
-        clear = row.more_low * row.more_high > 0
-        verdict = ("more" if row.more > 0 else "fewer") if clear else "neither clearly more nor clearly fewer"
-        said += (
-            f"{memory_in_words(row.memory, row.parts).capitalize()} hold {verdict} than as many floats in mem "
-            f"vectors: {row.more:+.1f} tokens ({row.more_low:+.1f} to {row.more_high:+.1f}, n = {row.n}). "
-        )
-    late = page.held["late"]
-    return Exhibit(
-        f"{said}In the last quarter of their budgets the memories still won {late.min():.1f} to {late.max():.1f} "
-        "tokens on average."
-    )

@@ -17,8 +17,8 @@ from cramming.models import layers, load
 from cramming.results.published import hub_id, published
 from cramming.results.rows import gains
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, source_marks, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, glue
 from cramming.studies._page import Page as AnyPage
 
 # By the beginning of a hub id.
@@ -69,9 +69,25 @@ class Page(AnyPage):
         return cuts(self.results, sizes_and_bits(self.results, self.scored_tokens))
 
     @cached_property
+    def setting(self) -> str:
+        """What the whole model was measured with, and its copies by name."""
+        copies = words.listed([change_in_words(name) for name in self.plan.models if "@" in name])
+        return f"{words.setting_line(self.whole)}; copies of it: {copies}"
+
+    @cached_property
     def entire(self) -> pd.Series:
         """The row of the whole model in it."""
         return self.cuts.set_index("change").loc["whole"]
+
+    @cached_property
+    def noise(self) -> pd.Series:
+        """The row of the copy with noise for its layers."""
+        return self.cuts.set_index("change").loc["random layers"]
+
+    @cached_property
+    def changed(self) -> pd.DataFrame:
+        """The rows of all copies."""
+        return self.cuts[self.cuts["change"] != "whole"]
 
 
 def sizes_and_bits(results: pd.DataFrame, tokens: int) -> pd.DataFrame:
@@ -155,13 +171,11 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
         about: From `sizes_and_bits`, of the same models.
 
     Returns:
-        One row a model, in the order of the results: model, change (whole, or what was done), parameters, layers, n
-        (passages), horizon, horizon_sd, least, most (tokens), none (passages without an exact token), bits_without and
-        bits_without_sd (bits a token without mem), bits and bits_sd (information gain), bits_capped and bits_capped_sd
-        (see `gains`), token_gain and token_gain_sd (tokens), and against the whole model, passage by passage, mean
-        and 95 % bootstrap interval of horizon and information gain: horizon_difference, _low, _high, bits_difference,
-        _low, _high; nan for the whole model. Over the mean of the whole model: horizon_share, bits_share,
-        bits_capped_share; nan if that is 0.
+        One row a model, in the order of the results: change (whole, or what was done), parameters, layers, n
+        (passages), horizon and horizon_sd (tokens), bits_without and bits_without_sd (bits a token without mem), bits
+        and bits_sd (information gain), bits_capped and bits_capped_sd (see `gains`), and against the whole model,
+        passage by passage, mean and 95 % bootstrap interval of horizon and information gain: horizon_difference,
+        _low, _high, bits_difference, _low, _high; nan for the whole model.
 
     Raises:
         CrammingError: If the whole model is not among them.
@@ -174,16 +188,12 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
     for name, some in runs.groupby("model", sort=False):
         facts = about[about["model"] == name]
         row = {
-            "model": name,
             "change": change_in_words(str(name)),
             "parameters": facts["parameters"].iloc[0],
             "layers": facts["layers"].iloc[0],
             "n": len(some),
-            "least": some["horizon"].min(),
-            "most": some["horizon"].max(),
-            "none": (some["horizon"] == 0).sum(),
         }
-        measured = {gain: some[gain] for gain in ("horizon", "bits", "bits_capped", "token_gain")}
+        measured = {what: some[what] for what in ("horizon", "bits", "bits_capped")}
         for what, each in {**measured, "bits_without": facts["bits"]}.items():
             row |= {what: each.mean(), f"{what}_sd": each.std()}
         for what in ("horizon", "bits"):
@@ -191,8 +201,6 @@ def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
             known = row["change"] != "whole" and len(apart)
             values = (apart.mean(), *bootstrap_ci(apart)) if known else [np.nan] * 3
             row |= dict(zip((f"{what}_difference", f"{what}_low", f"{what}_high"), values, strict=True))
-        for what in ("horizon", "bits", "bits_capped"):
-            row[f"{what}_share"] = row[what] / whole[what].mean() if whole[what].mean() > 0 else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -209,11 +217,11 @@ def size_fit_table(fits: pd.DataFrame) -> pd.DataFrame:
     """`size_fits` as a page shows it: one row a family and gain, exponent and R² against parameters and width."""
     rows: dict[tuple[str, str], dict[str, object]] = {}
     for fit in fits.itertuples():
-        key = (str(fit.family), {"bits": "information", "token_gain": "tokens"}[str(fit.gain)])
-        shown = rows.setdefault(key, {"models": int(fit.n)})
+        key = (f"{fit.family} (n = {fit.n})", {"bits": "information", "token_gain": "tokens"}[str(fit.gain)])
+        shown = rows.setdefault(key, {})
         shown[f"exponent of {fit.against} (95 %)"] = words.within(fit.exponent, fit.low, fit.high, 2)
         shown[f"R², {fit.against}"] = f"{fit.r2:.3f}"
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["family", "gain in"])
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["models", "gain in"])
 
 
 def cut_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -228,18 +236,13 @@ def cut_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "model": frame["change"],
-            "parameters, millions": frame["parameters"].map(lambda n: f"{n / 1e6:,.1f}"),
-            "layers": frame["layers"],
-            "bits a token without mem": spread("bits_without"),
-            "passages": frame["n"],
+            "model": [f"{row.change} ({row.parameters / 1e6:,.1f} million)" for row in frame.itertuples()],
             "exact horizon, tokens": spread("horizon"),
-            "range": [f"{row.least} to {row.most}" for row in frame.itertuples()],
             "against the whole, tokens": against("horizon"),
-            "token gain, tokens": spread("token_gain"),
             "information gain, bits": spread("bits", 0),
             "against the whole, bits": against("bits", 0),
-            "against a uniform guess at most": spread("bits_capped", 0),
+            "capped at a uniform guess": spread("bits_capped", 0),
+            "bits a token without mem": spread("bits_without"),
         }
     ).set_index("model")
 
@@ -252,36 +255,34 @@ def sizes_figure(sizes: pd.DataFrame, fits: pd.DataFrame) -> Figure:
         sizes: `sizes`.
         fits: `size_fits` of the same.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 8), sharey=True)
     laws = fits[fits["gain"] == "bits"].set_index(["family", "against"])
     for axis, size, label, ticks in (
-        (axes[0], "parameters", "parameters, billions, nominal", (0.1, 0.3, 1, 3, 10)),
+        (axes[0], "parameters", "nominal parameters, billions", (0.1, 0.3, 1, 3, 10)),
         (axes[1], "width", "width d, numbers", sorted(set(sizes["width"]))),
     ):
         for family, (colour, marker, style) in FAMILY_MARKS.items():
             some = sizes[sizes["family"] == family]
-            label_of = f"{family} (n = {len(some)})"
             if (family, size) in laws.index:
                 law, ends = laws.loc[(family, size)], np.array([some[size].min(), some[size].max()])
                 axis.plot(ends, law["factor"] * ends ** law["exponent"], color=colour, linestyle=style, linewidth=1.6)
-                label_of += f", exponent {law['exponent']:.2f}"
             axis.errorbar(some[size], some["bits"], yerr=some["bits_sd"], color=colour, marker=marker, markersize=8,
                           linestyle="none", markeredgecolor="black", markeredgewidth=0.5, elinewidth=1,
                           capsize=2)  # fmt: skip
-            axis.plot([], [], color=colour, marker=marker, linestyle=style, label=label_of, markeredgecolor="black",
-                      markeredgewidth=0.5)  # fmt: skip
+            axis.plot([], [], color=colour, marker=marker, linestyle=style, label=f"{family} (n = {len(some)})",
+                      markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
         law, ends = laws.loc[("all", size)], np.array([sizes[size].min(), sizes[size].max()])
         axis.plot(ends, law["factor"] * ends ** law["exponent"], color="#777777", linestyle=":", linewidth=1.6,
-                  label=f"all {law['n']:.0f}, exponent {law['exponent']:.2f}")  # fmt: skip
+                  label=f"all (n = {law['n']:.0f})")  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel=f"{label} (log scale)")
-        axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], rotation=45 if size == "width" else 0)
+        axis.set(ylabel="information gain, bits (log scale)")
+        axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axis.set_yticks((500, 1000, 2000, 5000))
         axis.minorticks_off()
-        axis.legend(fontsize="x-small", loc="upper left")
     for row in sizes[sizes["family"] == "other"].itertuples():
         axes[0].annotate(row.model, (row.parameters, row.bits), (-8, 0), textcoords="offset points",
-                         fontsize="x-small", ha="right", va="center")  # fmt: skip
-    low, high = (sizes["bits"] - sizes["bits_sd"]).min(), (sizes["bits"] + sizes["bits_sd"]).max()
-    axes[0].set(ylabel="information gain, bits (log scale)", ylim=(low * 0.8, high * 3))
+                         fontsize="small", ha="right", va="center")  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return figure
 
@@ -296,7 +297,7 @@ def cuts_figure(runs: pd.DataFrame) -> Figure:
     models, sources = list(runs["model"].unique()), source_marks(runs["source"])
     # Each source in two rows of its own, so that equal numbers can be seen.
     rows_of = dict(zip(sources, np.linspace(-0.14, 0.08, len(sources)), strict=True))
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.5 * len(models) + 1.3), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 0.84 * len(models) + 1.9))
     for axis, column, label in zip(
         axes, ("length", "bits"), ("exact horizon, tokens", "information gain, bits"), strict=True
     ):
@@ -311,24 +312,42 @@ def cuts_figure(runs: pd.DataFrame) -> Figure:
                       label="mean" if place == 0 else None)  # fmt: skip
         axis.set(xlabel=label, xlim=(min(0, runs[column].min()) - 0.02 * runs[column].max(), None))
         axis.grid(visible=False, axis="y")
-    axes[0].set_yticks(range(len(models)), [change_in_words(name) for name in models])
-    axes[0].set(ylim=(len(models) - 0.5, -0.5))
-    axes[0].legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=len(sources) + 1)
+        axis.set_yticks(range(len(models)), [change_in_words(name) for name in models])
+        axis.set(ylim=(len(models) - 0.5, -0.5))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(sources) + 1)
     return figure
+
+
+def show_answer(page: Page) -> Answer:
+    """How published gains go with size, and what one model holds whose layers were never trained."""
+    law, noise = page.fits.set_index(["family", "gain", "against"]).loc[("all", "bits", "parameters")], page.noise
+    apart = words.interval(noise["horizon_difference"], noise["horizon_low"], noise["horizon_high"])
+    alike = noise["horizon_low"] <= 0 <= noise["horizon_high"]
+    return Answer(
+        page.setting,
+        "Does a larger model hold more in one vector, and what in it does that?",
+        "Published information gains grow as the power "
+        f"**{words.within(law['exponent'], law['low'], law['high'], 2)}** of the parameters, over {law['n']:.0f} "
+        "models; here, noise in place of all layers of the one model that ran changes its "
+        f"{page.entire['horizon']:.1f} tokens by **{apart}**{', an interval with 0 in it' if alike else ''}.",
+        rests=f"Means as published (Kuratov et al.); {words.counted(page.whole)} passages a model here, "
+        f"{words.budgets(page.results)} each; 95 % bootstrap intervals",
+        sure="open",
+        why="in published models width, parameters and training change together, and here one model was changed at "
+        "one width, within a small budget",
+    )
 
 
 def show_sizes(page: Page) -> Exhibit:
     """Published gains against parameters and width."""
     alike, explained = page.alike, page.r2.loc["all", "bits"]
     caption = (
-        "**Within each family larger models gain more bits; across families size says less: over all "
-        f"{len(page.sizes)} models, parameters explain {explained['parameters']:.0%} of the variance of the "
-        f"logarithm, and width {explained['width']:.0%}.** Information gain of one mem vector on PG-19, as published "
-        "(Kuratov et al.; mean ± standard deviation over runs beyond capacity, number of runs not published), against "
-        "nominal parameters and against width. Lines: least-squares power laws of each family of three models or "
-        f"more, dotted for all. The {len(alike)} models of width {alike['width'].iloc[0]:,} have "
-        f"{alike['parameters'].min():g} to {alike['parameters'].max():g} billion parameters, and gain "
-        f"{alike['bits'].min():,.0f} to {alike['bits'].max():,.0f} bits."
+        f"**Over {len(page.sizes)} models parameters explain {explained['parameters']:.0%} of the variance of the "
+        f"logarithm of bits, width {explained['width']:.0%}; neither has an interval.** Published, PG-19 (Kuratov et "
+        "al.): mean ± standard deviation over runs beyond capacity. Lines: power laws of families of three or more; "
+        f"dotted: all. {len(alike)} models of width {alike['width'].iloc[0]:,} and {alike['parameters'].min():g} to "
+        f"{alike['parameters'].max():g} billion parameters gain {alike['bits'].min():,.0f} to "
+        f"{alike['bits'].max():,.0f} bits."
     )
     return Exhibit(caption, sizes_figure(page.sizes, page.fits))
 
@@ -336,81 +355,48 @@ def show_sizes(page: Page) -> Exhibit:
 def show_fits(page: Page) -> Exhibit:
     """Their power laws, family by family."""
     logs, r2 = np.log(page.sizes[["parameters", "width"]]), page.r2
-    together = [some.corr().iloc[0, 1] for _, some in logs.groupby(page.sizes["family"]) if len(some) >= 3]
     caption = (
-        f"**Width explains more than parameters in {(r2['width'] > r2['parameters']).sum()} of the {len(r2)} fits, "
-        "and the two can hardly be told apart.** Power laws, gain = factor × size ^ exponent, fitted by least squares "
-        "to the logarithms of the published means; in brackets the 95 % interval from drawing models anew, rough for "
-        "so few; R² is the share of the variance of the logarithm that is explained. *Llama* has Sheared-LLaMA in it. "
-        f"Families with fewer than three models (OPT, OLMo) have no fit of their own. Over the {len(logs)} models the "
-        f"logarithms of parameters and width have a correlation of {logs.corr().iloc[0, 1]:.3f}; within families, of "
-        f"{min(together):.3f} or more. So this says nothing of which of the two it is: a wider vector, or a better "
-        "model to read it."
+        f"**Width explains more than parameters in {(r2['width'] > r2['parameters']).sum()} of {len(r2)} fits, but "
+        f"the logarithms of the two have a correlation of {logs.corr().iloc[0, 1]:.3f}: the fits cannot tell which it "
+        "is.** Gain = factor × size ^ exponent, least squares on logarithms; 95 % interval from drawing models anew, "
+        "rough for so few. R²: share of the logarithm's variance explained, without interval."
     )
     return Exhibit(caption, size_fit_table(page.fits))
 
 
-def show_cuts_table(page: Page) -> Exhibit:
-    """The model and its changed copies."""
-    vocabulary = page.whole["vocab_size"].iloc[0]
-    counted = " and ".join(f"{n} {source}" for source, n in page.whole["source"].value_counts().items())
+def show_cuts_figure(page: Page) -> Exhibit:
+    """Tokens and bits of the model and its changed copies, passage by passage."""
+    changed, noise = page.changed, page.noise
+    apart = words.interval(noise["horizon_difference"], noise["horizon_low"], noise["horizon_high"])
     caption = (
-        "**The model whole, cut to its first layers, and with a part replaced by noise.** "
-        f"{words.setting(page.whole)}, and copies of it; exact horizons within {words.budgets(page.results)} a "
-        f"passage, {counted} passages, the same for each. Parameters are counted, tied ones once. *Bits a token "
-        f"without mem*: mean over the first {page.scored_tokens} tokens of each passage but token 0; the lower, the "
-        "better the language model. Information gain leaves token 0 out; *against a uniform guess at most*: a model "
-        f"worse than guessing among its {vocabulary:,} tokens ({np.log2(vocabulary):.1f} bits each) also gains bits "
-        "by being cured of its errors, and these are left out here. Mean ± sample standard deviation over passages; "
-        "*against the whole*: mean difference passage by passage, with its 95 % bootstrap interval. "
-        f"{words.cost(page.results)}."
+        f"**Of {len(changed)} changed models {(changed['horizon_high'] < 0).sum()} hold fewer tokens than the whole "
+        f"one ({page.entire['layers']:.0f} layers, {page.entire['horizon']:.1f} tokens) and "
+        f"{(changed['horizon_low'] > 0).sum()} more, with intervals of the difference that leave out 0; with noise "
+        f"for all layers it is {apart}.** One mark a passage, black: mean of a model. n = {page.entire['n']:.0f} "
+        f"({words.counted(page.whole)}), the same for each."
+    )
+    return Exhibit(caption, cuts_figure(gains(page.results)))
+
+
+def show_cuts_table(page: Page) -> Exhibit:
+    """The same in numbers, and how well each model predicts."""
+    changed, vocabulary = page.changed, page.whole["vocab_size"].iloc[0]
+    without = changed["bits_without"]
+    caption = (
+        f"**{(changed['bits_low'] > 0).sum()} of {len(changed)} changed models gain more bits than the whole one, "
+        f"their intervals leave out 0; without mem a token costs them {without.min():.1f} to {without.max():.1f} "
+        f"bits, the whole {page.entire['bits_without']:.1f}.** Without mem: first {page.scored_tokens} tokens. "
+        f"*Capped*: as if no text cost more than a uniform guess, {np.log2(vocabulary):.1f} bits a token. ±: standard "
+        "deviation; differences passage by passage, 95 % interval."
     )
     return Exhibit(caption, cut_table(page.cuts))
 
 
-def show_cuts_figure(page: Page) -> Exhibit:
-    """The same, passage by passage."""
-    runs, entire = gains(page.results), page.entire
-    changed = page.cuts.query("change != 'whole'").sort_values("horizon")
-    best, worst = changed.iloc[-1], changed.iloc[0]
-    apart = (changed["horizon_low"] > 0) | (changed["horizon_high"] < 0)
-    caption = (
-        f"**Of {len(changed)} changed models, {(changed['horizon'] < entire.horizon).sum()} hold fewer tokens than "
-        f"the whole one, {(changed['bits'] < entire.bits).sum()} gain fewer bits.** One mark a passage, black: mean "
-        f"of a model. The whole holds {entire.horizon:.1f} tokens, the changed ones from {worst.horizon:.1f} "
-        f"({worst.change}) to {best.horizon:.1f} ({best.change}); for {apart.sum()} of the {len(changed)} the "
-        f"interval of the difference leaves out 0. Without mem the whole needs {entire.bits_without:.1f} bits a "
-        f"token. {page.cuts['none'].sum()} of {len(runs)} runs held no token. {words.setting(page.whole)}, "
-        f"{words.budgets(page.results)} a passage; n = {entire.n} passages a model."
-    )
-    return Exhibit(caption, cuts_figure(runs))
-
-
-def show_claim(page: Page) -> Exhibit:
-    """What is published and what was measured, in words."""
-    entire, change, bits = page.entire, page.cuts["change"], page.alike["bits"]
-    shallow = page.cuts[change.str.startswith("first")].sort_values("layers").iloc[0]
-    drowned = page.cuts[change.str.startswith("random")]
-    shares = ", ".join(f"{row.horizon_share:.0%} ({row.change})" for row in drowned.itertuples())
-    return Exhibit(
-        "Published, size goes with gain in every family: a power law in width explains "
-        f"{page.r2['width'].drop(index='all').min():.0%} or more of the variance. Across families it does not "
-        f"suffice, since at one width and about one size bits differ by a factor of {bits.max() / bits.min():.1f}. "
-        f"Measured here, at one width: with {shallow.layers} of {entire.layers} layers "
-        f"({shallow.parameters / entire.parameters:.0%} of the parameters) a vector holds {shallow.horizon_share:.0%} "
-        f"of the tokens of the whole model and {shallow.bits_share:.1f} times its bits "
-        f"({shallow.bits_capped_share:.1f} times, against a uniform guess at most), although without mem that model "
-        f"needs {shallow.bits_without:.1f} bits a token, the whole {entire.bits_without:.1f}. With noise for a part, "
-        f"the tokens are {shares} of the whole model's, the bits {drowned['bits_share'].min():.1f} to "
-        f"{drowned['bits_share'].max():.1f} times."
-    )
-
-
 def glue_numbers(page: Page) -> None:
     """Horizons of the whole model and of the one with noise for layers."""
-    noise, entire = page.cuts.set_index("change").loc["random layers"], page.entire
+    noise, entire = page.noise, page.entire
     glue(
         noise_tokens=f"{noise['horizon']:.0f} ± {noise['horizon_sd']:.0f}",
         whole_tokens=f"{entire['horizon']:.0f} ± {entire['horizon_sd']:.0f}",
-        n_cuts=f"{entire['n']}",
+        n_cuts=f"{entire['n']:.0f}",
     )

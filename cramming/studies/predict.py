@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from cramming import metrics
@@ -24,11 +23,11 @@ from cramming.files import inside, read_json
 from cramming.models import FrozenLM
 from cramming.paths import ESTIMATES
 from cramming.recipes import Recipe
-from cramming.results.rows import crammed, device_name
+from cramming.results.rows import crammed
 from cramming.results.traces import exact_curve
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, marks_by_source, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, marks_by_source, styled
+from cramming.studies._page import Answer, Exhibit, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -97,15 +96,9 @@ class Page(AnyPage):
         return {target: forecast_summary(some) for target, some in self.frames.items()}
 
     @cached_property
-    def setting(self) -> str:
-        """Model, weights, number of mem vectors, device and number format, for captions."""
-        return f"{words.setting(self.crams)}; {device_name(self.lm.device)}, {self.crams['dtype'].iloc[0]}"
-
-    @cached_property
-    def counted(self) -> str:
-        """Passages by source, for captions."""
-        counts = self.crams["source"].value_counts(sort=False)
-        return ", ".join(f"{n} {source}" for source, n in counts.items())
+    def own_over_features(self) -> str:
+        """What the mean of a passage's own source gains on all features in forecasts of the horizon, in tokens."""
+        return _gain(forecast_summary({way: self.frames["horizon"][way] for way in (ALL, OWN)}).loc[OWN])
 
 
 @torch.no_grad()
@@ -294,15 +287,13 @@ def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         Index way; columns n (passages), error (mean absolute), better, low, high (by how much less than that of the
-        first way on the same passages, with its 95 % bootstrap interval), r2 (share of the squared error of the first
-        way, in logarithms, that is gone), covered, covered_low, covered_high (share of truths in their interval, with
-        the same), width (median of the interval's upper over its lower end).
+        first way on the same passages, with its 95 % bootstrap interval), covered, covered_low, covered_high (share of
+        truths in their interval, with the same), width (median of the interval's upper over its lower end).
     """
     base, rows = next(iter(frames.values())), {}
     for name, frame in frames.items():
         same = base.loc[frame.index]
         gained = (same["predicted"] - same["truth"]).abs() - (frame["predicted"] - frame["truth"]).abs()
-        squares = [((np.log(some["predicted"]) - np.log(some["truth"])) ** 2).sum() for some in (frame, same)]
         (low, high), (covered_low, covered_high) = (
             metrics.bootstrap_ci(values) for values in (gained, frame["inside"].astype(float))
         )
@@ -312,7 +303,6 @@ def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "better": gained.mean(),
             "low": low,
             "high": high,
-            "r2": 1 - squares[0] / squares[1] if squares[1] > 0 else np.nan,
             "covered": frame["inside"].mean(),
             "covered_low": covered_low,
             "covered_high": covered_high,
@@ -401,25 +391,35 @@ def estimate(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: floa
     return pd.concat(parts).set_axis(pd.Index(TARGETS, name="target"))
 
 
-def forecast_table(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """`forecast_summary` of several targets as a page shows it.
+def _gain(row: Any) -> str:
+    """Of a row of `forecast_summary`."""
+    return words.interval(row.better, row.low, row.high, 2)
 
-    Args:
-        summaries: By target.
-    """
-    rows = {}
-    for target, summary in summaries.items():
-        for place, (name, row) in enumerate(summary.iterrows()):
-            covered, low, high = (f"{row[end]:.0%}" for end in ("covered", "covered_low", "covered_high"))
-            rows[target, name] = {
-                "passages": f"{row['n']:.0f}",
-                "mean absolute error": f"{row['error']:,.1f}",
-                "less than the first": words.interval(row["better"], row["low"], row["high"], 2) if place else "",
-                "variance of the logarithm told": f"{row['r2']:.0%}" if place else "",
-                "truth in the interval": f"{covered} ({low} to {high})",
-                "upper over lower end": f"{row['width']:,.1f}" if row["width"] < 1e6 else "unbounded",
+
+def rank_correlation(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
+    """Spearman's correlation of two columns, with its 95 % bootstrap interval, drawn in pairs."""
+
+    def of(draws: np.ndarray, axis: int) -> np.ndarray:
+        first, second = (pd.DataFrame(some.to_numpy()[draws.astype(int)].T).rank() for some in (a, b))
+        return first.corrwith(second).fillna(0).to_numpy()
+
+    return float(a.rank().corr(b.rank())), *metrics.bootstrap_ci(np.arange(len(a)), of)
+
+
+def forecast_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """`forecast_summary` as a page shows it; a gain is left out where the forecast is that of the first way."""
+    return pd.DataFrame(
+        [
+            {
+                "gain on the mean": _gain(row) if row.high > row.low else "",
+                "mean error": f"{row.error:,.1f}",
+                "truth inside": f"{row.covered * row.n:.0f} of {row.n:.0f}",
+                "width": f"{row.width:,.1f}" if row.width < 1e6 else "unbounded",
             }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["target", "forecast from"])
+            for row in summary.itertuples()
+        ],
+        index=summary.index,
+    )
 
 
 @styled
@@ -429,69 +429,60 @@ def forecasts_figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         frames: From `cramming.studies.predict.left_out`, by what is forecast.
     """
-    figure, axes = plt.subplots(1, len(frames), figsize=(4.9 * len(frames), 4.2), squeeze=False)
-    for axis, (label, frame) in zip(axes[0], frames.items(), strict=True):
+    figure, axes = plt.subplots(len(frames), figsize=(WIDTH, 3.7 * len(frames)), squeeze=False)
+    for axis, (label, frame) in zip(axes[:, 0], frames.items(), strict=True):
         low, high = (frame[end].where(np.isfinite(frame[end]) & (frame[end] > 0)) for end in ("low", "high"))
         axis.vlines(frame["predicted"], low, high, color=COLOURS[3], linewidth=0.8, alpha=0.35)
-        ends = [f(f(frame[["predicted", "truth"]])) for f in (np.min, np.max)]
-        axis.plot(ends, ends, color="#777777", linestyle="--", linewidth=1, label="as forecast")
+        ends = [frame["predicted"].min(), frame["predicted"].max()]
+        axis.plot(ends, ends, color="#777777", linestyle="--", linewidth=1.5, label="as forecast")
         marks_by_source(axis, frame, "predicted", "truth")
-        axis.set(xscale="log", yscale="log", xlabel=f"forecast: {label}", ylabel=f"truth: {label}")
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            side.set_minor_locator(NullLocator())
-    axes[0, 0].legend(fontsize="small", loc="upper left")
+        axis.set(xlabel=f"forecast: {label}", ylabel=f"truth: {label}", ylim=(0, None))
+        axis.locator_params(axis="x", integer=True)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def show_answer(page: Page) -> Exhibit:
+def show_answer(page: Page) -> Answer:
     """How far one forward pass tells what a cram comes to."""
-    (mean, full, own), (steps_mean, steps, _) = (
-        page.summaries[target].loc[[MEAN, ALL, OWN]].itertuples() for target in TARGETS
-    )
-    beats = full.low > 0
-    return Exhibit(
-        f"**{'A little' if beats else 'Hardly'}: from one forward pass the horizon of a passage is predicted to "
-        f"within {full.error:.1f} tokens on average, and the mean of the other passages "
-        f"{'is off by' if beats else 'does about as well with'} {mean.error:.1f}** (difference {full.better:.2f} "
-        f"tokens, 95 % interval {full.low:.2f} to {full.high:.2f}; n = {full.n:.0f} passages, each predicted from the "
-        f"others). The mean of passages of the same source, which takes no reading at all, is off by {own.error:.1f}. "
-        f"Steps to the first {page.first} tokens are predicted to within {steps.error:.0f}, where the mean of the "
-        f"others is off by {steps_mean.error:.0f}. The {page.level:.0%} interval holds the true horizon of "
-        f"{full.covered:.0%} of the passages, and the true steps of {steps.covered:.0%}, none of which had a part in "
-        "it."
+    mean, full, own = page.summaries["horizon"].loc[[MEAN, ALL, OWN]].itertuples()
+    clear = full.low > 0 or full.high < 0
+    verdict = "Hardly better" if not clear else "Somewhat better" if full.low > 0 else "Worse"
+    return Answer(
+        page.setting,
+        "Does one reading of a text tell how far it will get?",
+        f"{verdict} than the plain mean: one forward pass predicts the horizon to within **{full.error:.1f} tokens** "
+        f"on average, the mean of the other passages to within {mean.error:.1f}, a gain of {full.better:+.2f} (95 % "
+        f"interval {full.low:+.2f} to {full.high:+.2f}{'' if clear else ', which includes 0'}); knowing only the kind "
+        f"of text, to within {own.error:.1f}.",
+        rests=f"{words.counted(page.crams)} passages, {words.budgets(page.crams)} each, told one by one from others",
+        sure="holds here only" if clear else "open",
+        why=f"{'' if clear else 'no gain is shown, with '}one small model, one recipe and one budget",
     )
 
 
 def show_errors(page: Page) -> Exhibit:
     """How far forecasts are off, by what they are made from."""
-    one, full = page.summaries["horizon"].loc[[SURPRISAL, ALL]].itertuples()
+    full, own = page.summaries["horizon"].loc[[ALL, OWN]].itertuples()
     caption = (
-        f"**All features together take {full.better:.2f} tokens off the mean error of the horizon ({full.low:.2f} to "
-        f"{full.high:.2f}), mean surprisal alone {one.better:.2f} ({one.low:.2f} to {one.high:.2f}).** Passages left "
-        "out, one at a time. *Less than the first*: by how much the mean absolute error is below that of the mean of "
-        "the others, in tokens or steps, with its 95 % bootstrap interval. *Variance told*: share of the squared "
-        "error in logarithms that is gone; below 0, the prediction is worse than the mean. *Truth in the interval*: "
-        f"nominal {page.level:.0%}, with its 95 % bootstrap interval. The mean of its own source takes no reading at "
-        f"all, only knowing what kind of text it is. Features from the first {page.window} tokens. {page.setting}; "
-        f"{page.counted} passages, within {words.budgets(page.crams)} a passage. {words.cost(page.crams)}."
+        f"**All features gain {_gain(full)} tokens on the mean of the others; the mean of its own source, without any "
+        f"reading, {_gain(own)}; between the two: {page.own_over_features}.** Gain: in mean absolute error, with 95 % "
+        f"interval. *Truth inside*: in its {page.level:.0%} interval. *Width*: its upper over its lower end, median. "
+        f"n = {full.n}."
     )
-    return Exhibit(caption, forecast_table({page.labels[target]: some for target, some in page.summaries.items()}))
+    tables = (forecast_table(some).rename_axis(page.labels[target]) for target, some in page.summaries.items())
+    return Exhibit(caption, *tables)
 
 
 def show_forecasts(page: Page) -> Exhibit:
     """Forecast and truth of each passage."""
     held = page.frames["horizon"][ALL]
-    shares = ", ".join(
-        f"{share:.0%} for {source}" for source, share in held.groupby("source")["inside"].mean().items()
-    )
+    inside = held.groupby("source", sort=False)["inside"].agg(["sum", "size"])
+    told = words.listed([f"{row.sum} of {row.size} {row.Index}" for row in inside.itertuples()])
     caption = (
         f"**Horizons go from {held['truth'].min():.0f} to {held['truth'].max():.0f} tokens, their forecasts from "
-        f"{held['predicted'].min():.0f} to {held['predicted'].max():.0f}.** One mark a passage, predicted from the "
-        f"others; thin lines: its {page.level:.0%} interval; dashed: truth as forecast. Inside their interval lie, of "
-        f"the horizons, {shares}. Both axes on log scale. Features from the first {page.window} tokens. "
-        f"{page.setting}; {page.counted} passages, within {words.budgets(page.crams)} a passage."
+        f"{held['predicted'].min():.0f} to {held['predicted'].max():.0f}.** All features; one mark a passage, "
+        f"predicted from the others; thin lines: its {page.level:.0%} interval; dashed: truth as forecast. Horizons "
+        f"inside their interval: {told}."
     )
     return Exhibit(caption, forecasts_figure({page.labels[target]: some[ALL] for target, some in page.frames.items()}))
 
@@ -501,40 +492,44 @@ def show_other_sources(page: Page) -> Exhibit:
     sources = page.crams["source"].unique()
     if len(sources) < 2:
         return Exhibit(f"All passages are of {sources[0]}: there is no other source to forecast them from.")
-    summaries = {}
+    tables, covered = [], dict[str, Any]()
     for target in TARGETS:
         moved = {
             name: left_out(page.known, target, columns, by="source", level=page.level)
             for name, columns in ((MEAN, []), (ALL, list(FEATURES)))
         }
-        for source in sources:
-            some = {name: frame[frame["source"] == source] for name, frame in moved.items()}
-            summaries[f"{page.labels[target]}: {source} from the others"] = forecast_summary(some)
-    least = min(summaries, key=lambda name: summaries[name].loc[ALL, "covered"])
+        by_source = {
+            source: forecast_summary({name: frame[frame["source"] == source] for name, frame in moved.items()}).loc[
+                ALL
+            ]
+            for source in sources
+        }
+        covered |= {f"the {target} of {source}": row for source, row in by_source.items()}
+        tables.append(forecast_table(pd.DataFrame(by_source).T.rename_axis(page.labels[target])))
+    least = min(covered, key=lambda name: covered[name]["covered"])
+    share = words.percent(*covered[least][["covered", "covered_low", "covered_high"]])
     caption = (
-        f"**The least coverage is {summaries[least].loc[ALL, 'covered']:.0%}, for {least}.** As in the table above, "
-        "but all passages of a source are left out together, and the first line of each pair is the mean of the other "
-        f"sources. Features from the first {page.window} tokens. {page.setting}; within {words.budgets(page.crams)} a "
-        "passage."
+        f"**The least share of truths inside their {page.level:.0%} interval is {share}, for {least}.** In brackets: "
+        "95 % interval. All features, as above, but all passages of a source are left out together, and the gain is "
+        "on the mean of the other sources. No gain: the fit chose that mean itself."
     )
-    return Exhibit(caption, forecast_table(summaries))
+    return Exhibit(caption, *tables)
 
 
-def show_other_budget(page: Page) -> Exhibit:
-    """What passages came to with another budget, against the forecast."""
+def show_other_recipe(page: Page) -> Exhibit:
+    """What passages came to with another recipe and budget, against the forecast."""
     again = page.others[page.others["passage"].isin(page.known["passage"])]
     if again.empty:
-        return Exhibit("No passage was crammed with another budget at this scale.")
+        return Exhibit("No passage was crammed with another recipe at this scale.")
     both = again[["passage", "length"]].merge(page.frames["horizon"][ALL], on="passage")
-    long, order = both["length"], both[["predicted", "truth", "length"]].rank().corr()["length"]
+    long = both["length"]
+    forecast, first = (words.within(*rank_correlation(both[name], long), 2) for name in ("predicted", "truth"))
+    inside = long.between(both["low"], both["high"]).sum()
     return Exhibit(
-        f"{len(both)} of the passages were crammed a second time with {words.budgets(again)}. They got "
-        f"{long.mean():.0f} tokens far in the mean, where the forecast, made for {words.budgets(page.crams)} and "
-        f"without these passages, says {both['predicted'].mean():.0f}: "
-        f"{long.between(both['low'], both['high']).mean():.0%} of the new horizons lie in the interval. Does the "
-        f"order carry over? The rank correlation of the forecast with the new horizon is {order['predicted']:.2f}, "
-        f"that of the first horizon with the new one {order['truth']:.2f}. An estimate holds for the budget it was "
-        "made with, and for no other."
+        f"**With another recipe and {words.budgets(again)}, {words.counted(again)} came to "
+        f"{words.spread(long.mean(), long.std(), 0)} tokens, where the forecast for {words.budgets(page.crams)} says "
+        f"{both['predicted'].mean():.0f}.** Inside their interval: {inside} of {len(both)}. Rank correlation "
+        f"with the new horizon, with 95 % interval: of the forecast {forecast}, of the first horizon {first}."
     )
 
 
@@ -545,11 +540,11 @@ def show_estimate(page: Page) -> Exhibit:
     stored = read(page.lm.name)
     [passage] = crammed(page.crams.iloc[:1], page.lm, tokens=stored["window"])
     lines = [
-        f"{row.Index}: {row.predicted:.0f} ({row.low:.0f} to {row.high:.0f}); it came to "
+        f"{page.labels[row.Index]}: {row.predicted:.0f} ({row.low:.0f} to {row.high:.0f}), came to "
         f"{page.known[row.Index].iloc[0]:.0f}"
         for row in estimate(page.lm, passage, stored).itertuples()
     ]
-    return Exhibit(f"{passage.id}: " + "; ".join(lines) + ".")
+    return Exhibit(f"**Estimated for `{passage.id}`, with {LEVEL:.0%} intervals:** " + "; ".join(lines) + ".")
 
 
 def glue_numbers(page: Page) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from cramming.engine import HEAD_ROWS, score
 from cramming.errors import CrammingError
@@ -32,8 +33,8 @@ from cramming.results.estimate import large, spend
 from cramming.results.plans import Plan, load_plan
 from cramming.results.store import SCHEMA, Store, run_key
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold
 from cramming.studies._page import Page as AnyPage
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -80,6 +81,11 @@ class Page(AnyPage):
         self.one = self.devices.loc[device]
 
     @cached_property
+    def setting(self) -> str:
+        """What was measured, and on what; all else is arithmetic."""
+        return f"Nothing ran on a GPU. Measured: {super().setting}"
+
+    @cached_property
     def work(self) -> pd.DataFrame:
         """From `by_model`, of the whole grid."""
         return by_model(self.grid, estimate.estimate(self.grid), passages=self.passages)
@@ -88,6 +94,11 @@ class Page(AnyPage):
     def bills(self) -> pd.DataFrame:
         """From `bill`, of the whole grid, by device."""
         return bill(self.work["operations"].sum(), self.devices, self.utilisation, self.ratio).set_index("device")
+
+    @property
+    def reached(self) -> str:
+        """The share of the peak rate that is assumed, from the least to the greatest."""
+        return " to ".join(f"{share:.0%}" for share in self.utilisation)
 
     @cached_property
     def memory(self) -> dict[str, pd.DataFrame]:
@@ -391,8 +402,7 @@ def passages_bill(
 
     Returns:
         One row a count and run: passages, what, hours_low, hours_high, dollars_low, dollars_high, days_1, days_8 and
-        days_64 (of wall time on so many devices, at the less utilisation), files (two a run until they are merged),
-        vectors_gb.
+        days_64 (of wall time on so many devices, at the less utilisation), files (two a run until they are merged).
     """
     rows = []
     for n in counts:
@@ -405,7 +415,7 @@ def passages_bill(
                 | {"dollars_low": low * price, "dollars_high": high * price}
                 # A run does not divide: more devices than passages are of no use.
                 | {f"days_{d}": high / 24 / n * math.ceil(n / d) for d in (1, 8, 64)}
-                | {"files": 2 * n, "vectors_gb": n * shape.width * FLOAT32 / GB}
+                | {"files": 2 * n}
             )
     return pd.DataFrame(rows)
 
@@ -414,8 +424,8 @@ def memory_steps(shape: Shape, *, passages: int, length: int) -> pd.DataFrame:
     """The memory of a step in bfloat16 as one thing after the other is done about it.
 
     Returns:
-        One row a step: what, the parts of `memory` in GB, total (without keys_values), operations (a parameter and
-        token pass), and the arguments passages, head_rows, checkpoint.
+        One row a step: what, the parts of `memory` in GB, total (without keys_values), and the arguments passages,
+        head_rows, checkpoint.
     """
     ways: list[tuple[str, dict[str, Any]]] = [
         ("all logits at once", {"passages": passages, "head_rows": None, "checkpoint": False}),
@@ -427,7 +437,7 @@ def memory_steps(shape: Shape, *, passages: int, length: int) -> pd.DataFrame:
     for what, how in ways:
         parts = memory(shape, length=length, **how)
         row = {"what": what} | {name: value / GB for name, value in parts.items()}
-        rows.append(row | {"total": at_once(parts) / GB, "operations": 6 if how["checkpoint"] else 4} | how)
+        rows.append(row | {"total": at_once(parts) / GB} | how)
     return pd.DataFrame(rows)
 
 
@@ -535,41 +545,41 @@ def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`devices` as a page shows them."""
     return pd.DataFrame(
         {
+            "dollars an hour, assumed": frame["dollars_per_hour"].map("{:.2f}".format),
+            "peak, 10¹² operations/s": (frame["bfloat16_ops"] / 1e12).map("{:,.0f}".format),
             "memory, GB": frame["memory_gb"],
-            "peak, 10¹² operations/s, bfloat16": (frame["bfloat16_ops"] / 1e12).map("{:,.0f}".format),
-            "float32": (frame["float32_ops"] / 1e12).map("{:,.0f}".format),
-            "memory, GB/s": frame["bandwidth_gbs"].map("{:,.0f}".format),
             "link, GB/s": frame["link_gbs"].map("{:,.0f}".format),
-            "$ an hour, assumed": frame["dollars_per_hour"].map("{:.2f}".format),
         }
     )
 
 
-def grid_table(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
-    """The paper's grid model by model, with hours of one device and dollars.
+def grid_bills(grid: pd.DataFrame, some: pd.DataFrame, utilisation: tuple[float, float], ratio: float) -> pd.DataFrame:
+    """`bill` of each model on one device.
 
     Args:
         grid: From `by_model`.
         some: From `devices`, one row.
         utilisation: Least and greatest share of the peak.
         ratio: As in `bill`.
+
+    Returns:
+        The columns of `grid` and those of `bill`, one row a model.
     """
-    total = grid[["runs", "token_passes", "operations"]].sum()
-    rows = [*grid.to_dict("records"), {"model": "all", **total}]
-    bills = [bill(row["operations"], some, utilisation, ratio).iloc[0] for row in rows]
-    shown = pd.DataFrame(
-        {
-            "runs": [f"{row['runs']:,.0f}" for row in rows],
-            "token passes, at most": [f"{row['token_passes']:.2g}" for row in rows],
-            "operations, at most": [f"{row['operations']:.2g}" for row in rows],
-            "longest, tokens": [f"{row['longest']:,}" if "longest" in row else "" for row in rows],
-            "memory, GB": [large(row.get("memory_gb", np.nan)) for row in rows],
-            "hours": [spend(bill["hours_low"], bill["hours_high"]) for bill in bills],
-            "dollars": [spend(bill["dollars_low"], bill["dollars_high"]) for bill in bills],
-            "hours, our recipe": [spend(bill["ours_hours_low"], bill["ours_hours_high"]) for bill in bills],
-        }
-    )
-    return shown.set_index(pd.Index([row["model"] for row in rows], name="model"))
+    bills = [bill(operations, some, utilisation, ratio) for operations in grid["operations"]]
+    return grid.join(pd.concat(bills, ignore_index=True))
+
+
+def grid_table(bills: pd.DataFrame) -> pd.DataFrame:
+    """`grid_bills` as a page shows it, and the sum."""
+    total = {"model": "all", **bills.drop(columns=["memory_gb", "longest"]).sum(numeric_only=True)}
+    both = pd.concat([bills, pd.DataFrame([total])], ignore_index=True)
+    shown = {
+        said: [spend(*ends) for ends in zip(both[f"{of}_low"], both[f"{of}_high"], strict=True)]
+        for of, said in (("hours", "hours"), ("dollars", "dollars"), ("ours_hours", "hours, our recipe"))
+    }
+    shown |= {"runs": both["runs"].map("{:,.0f}".format), "longest, tokens": both["longest"].map(words.number)}
+    shown |= {"memory, GB": both["memory_gb"].map(large)}
+    return pd.DataFrame(shown).set_index(pd.Index(both["model"], name="model"))
 
 
 def bill_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -583,19 +593,18 @@ def bill_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def passages_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`passages_bill` as a page shows it, with what gives way first and what to do."""
+    """`passages_bill` as a page shows it, with what gives way first."""
     shown = pd.DataFrame(
         {
-            "run": frame["what"],
             "device hours": [spend(r.hours_low, r.hours_high) for r in frame.itertuples()],
             "dollars": [spend(r.dollars_low, r.dollars_high) for r in frame.itertuples()],
-            **{f"days on {d}": frame[f"days_{d}"].map(large) for d in (1, 8, 64)},
+            "days on 8": frame["days_8"].map(large),
+            "days on 64": frame["days_64"].map(large),
             "files": frame["files"].map("{:,}".format),
-            "vectors, GB": frame["vectors_gb"].map(large),
             "what gives way": [_gives_way(r) for _, r in frame.iterrows()],
         }
     )
-    return shown.set_index(pd.Index(frame["passages"].map("{:,}".format), name="passages"))
+    return shown.set_index(pd.Index(frame["passages"].map("{:,}, ".format) + frame["what"], name="passages, run"))
 
 
 def _gives_way(row: pd.Series) -> str:
@@ -603,11 +612,11 @@ def _gives_way(row: pd.Series) -> str:
     fits = [d for d in (1, 8, 64) if row[f"days_{d}"] <= 7]
     said = []
     if not fits:
-        said.append("64 devices are not enough for a week: fewer passages, or a smaller budget")
+        said.append("64 devices are not enough")
     elif fits[0] > 1:
         said.append(f"one device: --part i/{fits[0]} on {fits[0]}")
     if row["files"] > 10_000:
-        said.append("files in one folder: one store a part, --compact after each")
+        said.append("files in one folder")
     return "; ".join(said) or "nothing"
 
 
@@ -618,11 +627,10 @@ def memory_table(frame: pd.DataFrame, needed: Mapping[str, list[int | None]]) ->
         frame: From there.
         needed: Of each device, how many hold the step, row by row.
     """
-    parts = ["weights", "activations", "logits", "total"]
-    shown = {f"{part}, GB": frame[part].map(large).to_list() for part in parts}
-    shown |= {"mem and optimiser, MB": (frame["optimiser"] * 1000).map(large).to_list()}
-    shown |= {"operations": [f"{n} a parameter" for n in frame["operations"]]}
-    shown |= {f"{name}, number": [n or "more than 8" for n in numbers] for name, numbers in needed.items()}
+    shown: dict[str, list[Any]] = {
+        f"{part}, GB": frame[part].map(large).to_list() for part in ("total", "activations")
+    }
+    shown |= {name: [n or "more than 8" for n in numbers] for name, numbers in needed.items()}
     return pd.DataFrame(shown, index=pd.Index(frame["what"], name="a step"))
 
 
@@ -637,6 +645,30 @@ def executors_table(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 @styled
+def grid_figure(bills: pd.DataFrame) -> Figure:
+    """Hours of one device by model, as a bar from the least to the most; the paper's recipe, and ours below it.
+
+    Args:
+        bills: From `grid_bills`.
+    """
+    ordered = bills.sort_values("operations", ignore_index=True)
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.36 * len(ordered) + 1.4))
+    for who, place, colour, label in (
+        ("", 0.19, COLOURS[0], "the paper's recipe"),
+        ("ours_", -0.19, COLOURS[2], "our recipe, extrapolated"),
+    ):
+        low, high = ordered[f"{who}hours_low"], ordered[f"{who}hours_high"]
+        axis.barh(ordered.index + place, high - low, left=low, height=0.34, color=colour, linewidth=0, label=label)
+    axis.set_yticks(ordered.index, ordered["model"])
+    least, most = ordered["ours_hours_low"].min(), ordered["hours_high"].max()
+    axis.set(xscale="log", xlabel=f"hours of one {ordered['device'].iloc[0]} (log scale)", xlim=(least / 2, most * 2))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.grid(visible=False, axis="y")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+@styled
 def memory_steps_figure(frames: Mapping[str, pd.DataFrame], limits: Mapping[str, float]) -> Figure:
     """Memory of a step by part, as one thing after the other is done about it: one panel a model.
 
@@ -644,71 +676,97 @@ def memory_steps_figure(frames: Mapping[str, pd.DataFrame], limits: Mapping[str,
         frames: `memory_steps` by model.
         limits: Memory of what a step may run on, in GB, by name.
     """
-    figure, axes = plt.subplots(1, len(frames), figsize=(3.4 * len(frames), 4.2), squeeze=False)
-    for axis, (name, frame) in zip(axes[0], frames.items(), strict=True):
-        places, below = np.arange(len(frame)), np.zeros(len(frame))
+    figure, axes = plt.subplots(len(frames), 1, figsize=(WIDTH, 2.4 * len(frames) + 0.6), squeeze=False)
+    for axis, (name, frame) in zip(axes[:, 0], frames.items(), strict=True):
+        places, before = np.arange(len(frame)), np.zeros(len(frame))
         for part, colour, hatch in zip(("weights", "activations", "logits"), COLOURS, ("", "//", ".."), strict=False):
-            axis.bar(places, frame[part], bottom=below, color=colour, hatch=hatch, width=0.7, edgecolor="white",
-                     linewidth=0.5, label=part)  # fmt: skip
-            below += frame[part].to_numpy()
-        top = below.max() * 1.15
+            axis.barh(places, frame[part], left=before, color=colour, hatch=hatch, height=0.7, edgecolor="white",
+                      linewidth=0.5, label=part)  # fmt: skip
+            before += frame[part].to_numpy()
+        end = before.max() * 1.15
         for label, limit in limits.items():
-            if limit < top:
-                axis.axhline(limit, color="black", linestyle="--", linewidth=1.2)
-                axis.annotate(label, (len(frame) - 0.5, limit), (0, 4), textcoords="offset points", fontsize="x-small",
-                              ha="right", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+            if limit < end:
+                axis.axvline(limit, color="black", linestyle="--", linewidth=1.2)
+                side, beside = ("left", 4) if limit < end / 2 else ("right", -4)
+                axis.annotate(label, (limit, -0.45), (beside, 0), textcoords="offset points", fontsize="small",
+                              va="bottom", ha=side)  # fmt: skip
         for place, total in zip(places, frame["total"], strict=True):
-            axis.annotate(f"{total:,.0f}", (place, total), (0, 3), textcoords="offset points", fontsize="x-small",
-                          ha="center")  # fmt: skip
-        axis.set_xticks(places, frame["what"], rotation=35, ha="right", fontsize="x-small")
-        axis.set(title=name, ylim=(0, top))
-        axis.grid(visible=False, axis="x")
-    axes[0][0].set(ylabel="memory of a step, GB")
-    axes[0][0].legend(fontsize="x-small", loc="upper right")
+            axis.annotate(f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", fontsize="small",
+                          va="center")  # fmt: skip
+        axis.set_yticks(places, frame["what"])
+        axis.set(title=name, xlim=(0, end), ylim=(len(frame) - 0.5, -1.0))
+        axis.grid(visible=False, axis="y")
+    axes[-1][0].set(xlabel="memory of a step, GB")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
-def show_devices(page: Page) -> Exhibit:
-    """What goes in: devices, their prices, and what an exact token costs."""
-    shares, (slow, fast) = page.steps.loc[page.steps["what"] == "passages", "share"], page.utilisation
-    sources = "; ".join(f"{name}: {source}" for name, source in page.devices["source"].items())
-    passes = page.summary["passes"]
-    caption = (
-        f"**Four devices; the prices are assumptions.** Rates are dense, from these sources: {sources}. Of the rate "
-        f"of a large matrix product our steps reached {shares.min():.0%} to {shares.max():.0%} on a CPU, by how many "
-        f"passages go together; that is a lead, not a measurement of a GPU, so {slow:.0%} to {fast:.0%} of the peak "
-        f"is taken. An exact token cost {passes['paper']:,.0f} token passes by the paper's protocol and "
-        f"{passes['horizon']:,.0f} by our recipe: {page.ratio:.1f} times. {page.setting}; {page.summary['n'].min()} "
-        f"passages, ours with {words.budgets(page.ours)} each."
+def show_answer(page: Page) -> Answer:
+    """What the whole grid takes on one device."""
+    ends = page.bills.loc[page.device]
+    return Answer(
+        page.setting,
+        "What would the whole paper take on GPUs?",
+        "With every budget spent in full, the paper's grid takes "
+        f"**{spend(ends['hours_low'], ends['hours_high'])} hours of one {page.device}**, "
+        f"{spend(ends['dollars_low'], ends['dollars_high'])} dollars: from an assumed {page.reached} of the peak rate "
+        f"and an assumed {page.one['dollars_per_hour']:.2f} dollars an hour.",
+        rests=f"Arithmetic on the budgets of {page.work['runs'].sum():,} runs of {len(page.work)} models and on "
+        "datasheets, a range of assumptions and not an interval",
+        sure="open",
+        why="no GPU was timed, and how many runs would be solved early is not known",
     )
-    return Exhibit(caption, devices_table(page.devices))
+
+
+def show_inputs(page: Page) -> Exhibit:
+    """What goes in, what of it is measured and what assumed; devices and their prices."""
+    shares, passes = page.steps.loc[page.steps["what"] == "passages", "share"], page.summary["passes"]
+    peaks, prices, n = page.devices["bfloat16_ops"] / 1e12, page.devices["dollars_per_hour"], page.summary["n"].min()
+    rows = {
+        "share of the peak that a step reaches": (page.reached, "assumed"),
+        "of a large matrix product, on a CPU": (f"{shares.min():.0%} to {shares.max():.0%}", "measured here"),
+        "dollars an hour": (f"{prices.min():.2f} to {prices.max():.2f}", "assumed"),
+        "peak, 10¹² operations/s": (f"{peaks.min():,.0f} to {peaks.max():,.0f}", "datasheets"),
+        "operations a parameter and token pass": ("4", "arithmetic"),
+        "token passes of the grid": (f"{page.work['token_passes'].sum() / 1e9:,.0f} billion", "its budgets"),
+        "token passes per exact token, paper's": (f"{passes['paper']:,.0f}", f"measured here, n = {n}"),
+        "token passes per exact token, ours": (f"{passes['horizon']:,.0f}", f"measured here, n = {n}"),
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "is"]).rename_axis("what goes in")
+    caption = (
+        f"**Every hour below rests on an assumed share of the peak, {page.reached}, every dollar on an assumed price "
+        "too.** Peak rates: bfloat16, dense, as NVIDIA publishes them. *Our recipe* divides hours by "
+        f"{page.ratio:.1f}, the ratio of the last two rows; {n} passages are too few for an interval."
+    )
+    return Exhibit(caption, table, Fold("Devices: assumed prices, published rates", devices_table(page.devices)))
 
 
 def show_grid(page: Page) -> Exhibit:
     """The grid model by model, on one device."""
-    work, ends, (slow, fast) = page.work, page.bills.loc[page.device], page.utilisation
-    largest = work.loc[work["operations"].idxmax()]
+    bills = grid_bills(page.work, page.devices.loc[[page.device]], page.utilisation, page.ratio)
+    ends, largest = page.bills.loc[page.device], bills.loc[bills["operations"].idxmax()]
     caption = (
-        f"**The paper's grid takes at most {spend(ends['hours_low'], ends['hours_high'])} hours of one {page.device}; "
-        f"{largest['operations'] / work['operations'].sum():.0%} of it is {largest['model']}.** "
-        f"{work['runs'].sum():,} runs, {work['token_passes'].sum():.2g} token passes at most: as if no run were "
-        f"solved before its {recipe('paper').max_steps:,} steps. Hours at {fast:.0%} to {slow:.0%} of the bfloat16 "
-        f"peak. Memory: a step of {page.passages} passages of the longest length with one mem vector, head in parts, "
-        f"nothing checkpointed; Mamba keeps other things and is left out. Last column: hours over {page.ratio:.1f}."
+        f"**{largest['operations'] / bills['operations'].sum():.0%} of the "
+        f"{spend(ends['hours_low'], ends['hours_high'])} hours are {largest['model']}.** Arithmetic: bars end at the "
+        f"assumed {page.reached} of the peak, as if no run were solved before its {recipe('paper').max_steps:,} "
+        f"steps; lower bars: over {page.ratio:.1f}. Memory in the table: a step of {page.passages} passages of the "
+        "longest length, one mem vector, nothing checkpointed; of Mamba not known."
     )
-    return Exhibit(caption, grid_table(work, page.devices.loc[[page.device]], page.utilisation, page.ratio))
+    folded = Fold(f"Model by model, on one {page.device}", grid_table(bills))
+    return Exhibit(caption, grid_figure(bills), folded)
 
 
 def show_bills(page: Page) -> Exhibit:
     """The whole grid on each device."""
-    cheapest, needed = page.bills["dollars_high"].idxmin(), page.work["memory_gb"].dropna()
-    ends, too_much = page.bills.loc[cheapest], needed > USABLE * page.devices.loc[cheapest, "memory_gb"]
+    needed, small = page.work["memory_gb"].dropna(), page.devices["memory_gb"].idxmin()
+    too_much = needed > USABLE * page.devices.loc[small, "memory_gb"]
+    dollars = spend(page.bills["dollars_low"].min(), page.bills["dollars_high"].max())
     caption = (
-        f"**The whole grid costs at most {spend(ends['dollars_low'], ends['dollars_high'])} dollars on the cheapest "
-        f"device, {cheapest}.** Its order follows from assumed prices. {too_much.sum()} of {len(needed)} models do "
-        f"not fit on it at {page.passages} passages and the longest length; they need fewer at once, or checkpoints. "
-        f"Attention proper is not counted: {attention_share(page.shapes[MIDDLE], 2560):.0%} more for {MIDDLE} at "
-        "2,560 tokens."
+        f"**On any of these devices the grid costs {dollars} dollars at assumed prices.** Their order is that of the "
+        f"assumptions. {too_much.sum()} of {len(needed)} models do not fit on {small} at {page.passages} passages and "
+        "the longest length: fewer at once, or checkpoints. "
+        f"Attention proper is left out: {attention_share(page.shapes[MIDDLE], 2560):.0%} more for {MIDDLE} at 2,560 "
+        "tokens."
     )
     return Exhibit(caption, bill_table(page.bills.reset_index()))
 
@@ -721,47 +779,48 @@ def show_memory_check(page: Page) -> Exhibit:
     measured = page.benchmark[(page.benchmark["what"] == "memory") & (page.benchmark["model"] == lm.name)]
     peak = measured["peak_bytes"].max()
     shown = {
-        "weights, formula": parts["weights"],
-        "kept for the backward pass, formula": parts["activations"],
-        "kept for the backward pass, counted": found,
-        "logits in parts, formula": parts["logits"],
-        "all of a step, formula": whole,
-        "peak of the process, stored benchmark": peak,
+        "kept for the backward pass": (parts["activations"], "formula"),
+        "kept for the backward pass, by autograd": (found, "measured"),
+        "weights": (parts["weights"], "formula"),
+        "logits in parts": (parts["logits"], "formula"),
+        "all of a step": (whole, "formula"),
+        "peak of the process": (peak, "measured"),
     }
+    table = pd.DataFrame.from_dict(shown, orient="index", columns=["GB", "is"]).rename_axis("memory")
     caption = (
-        f"**The formula is {abs(parts['activations'] / found - 1):.1%} off what autograd keeps.** {lm.name} "
-        f"({lm.provenance}), {passages} passages of {length} tokens, {page.plan.dtype}. The process as a whole took "
-        f"{peak / whole:.1f} times as much as weights, activations and logits: Python and its libraries, loading, and "
-        "what the allocator does not give back are in its peak."
+        f"**The formula is {abs(parts['activations'] / found - 1):.1%} off what autograd keeps.** {passages} passages "
+        f"of {length} tokens, {page.plan.dtype}, one small model on a CPU. The process as a whole took "
+        f"{peak / whole:.1f} times as much as a step: Python and its libraries, loading, and what the allocator does "
+        "not give back are in its peak."
     )
-    return Exhibit(caption, (pd.DataFrame({"GB": shown}) / GB).map("{:.3f}".format))
+    return Exhibit(caption, table.assign(GB=(table["GB"] / GB).map("{:.3f}".format)))
 
 
 def show_memory_steps(page: Page) -> Exhibit:
     """Memory of a step, and what is done about it."""
-    gb, total = page.one["memory_gb"], page.memory[MIDDLE].set_index("what")["total"]
+    gb, steps = page.one["memory_gb"], page.memory[MIDDLE].set_index("what")
+    first = steps.loc["all logits at once"]
     caption = (
-        f"**Activations, not weights, break first: {MIDDLE} needs {total['all logits at once']:.0f} GB a step as it "
-        f"comes, {total['and checkpointed']:.0f} GB with checkpoints.** Memory of a step of {page.passages} passages "
-        f"of {page.length:,} tokens in bfloat16 by part, one mem vector; bars from left to right: one thing more done "
-        f"each. Dashed: {page.device}. Arithmetic, not measured."
+        f"**{MIDDLE} needs {first['total']:.0f} GB a step as it comes, {first['activations'] / first['total']:.0%} of "
+        f"it activations; with checkpoints {steps.loc['and checkpointed', 'total']:.0f} GB.** Arithmetic, not "
+        f"measured: {page.passages} passages of {page.length:,} tokens in bfloat16, one mem vector; bar by bar one "
+        "thing more is done. Dashed: what devices hold."
     )
-    return Exhibit(caption, memory_steps_figure(page.memory, {page.device: gb, f"8 x {page.device}": 8 * gb}))
+    return Exhibit(caption, memory_steps_figure(page.memory, {page.device: gb, f"8 × {page.device}": 8 * gb}))
 
 
 def show_passages(page: Page) -> Exhibit:
     """What ten, a thousand, a hundred thousand passages take."""
     steps, slow = recipe("paper").max_steps or 0, page.utilisation[0]
     budget = max(e.resolved().max_token_passes or 0 for e in page.grid.on(MIDDLE) if e.kind == "horizon")
-    jobs = {f"the paper's recipe, {page.length:,} tokens": steps * page.length, "our horizon, as planned": budget}
+    jobs = {"paper's recipe": steps * page.length, "our horizon": budget}
     many = passages_bill((10, 1_000, 100_000), jobs, page.shapes[MIDDLE], page.one, page.utilisation)
     most = many[many["passages"] == 100_000]
     caption = (
         f"**A hundred thousand passages take {spend(most['hours_low'].min(), most['hours_high'].max())} hours of one "
-        f"{page.device}.** {MIDDLE} in bfloat16, one run a passage, one mem vector, at most: {steps:,} steps, or "
-        f"{budget:,} token passes. Days of wall time at {slow:.0%} of the peak; a run does not divide, so devices "
-        "beyond the number of passages are idle. Files before merging, two a run. Gives way: more than a week, or "
-        "more than 10,000 files in a folder."
+        f"{page.device}, by recipe and assumed rate.** Arithmetic: {MIDDLE}, {steps:,} steps of {page.length:,} "
+        f"tokens or {budget:,} token passes, all spent. Days at {slow:.0%} of the peak; a run does not divide. Too "
+        "much: over a week, over 10,000 files in a folder."
     )
     return Exhibit(caption, passages_table(many))
 
@@ -771,10 +830,10 @@ def show_store_speed(page: Page) -> Exhibit:
     speeds = pd.DataFrame([store_speed(runs, page.length, 4096) for runs in (20, 80)]).set_index("runs")
     most = speeds.iloc[-1] * 100  # per 1,000 runs, for 100,000
     caption = (
-        f"**Reading 100,000 unmerged runs would take {most['read']:,.0f} s here, merging them {most['merge_gb']:,.0f} "
-        "GB of Python objects.** Per 1,000 runs, the shortest of three as this page was made on a shared machine, on "
-        f"made-up rows of {page.length:,} tokens in a temporary store; extrapolated in proportion. Once merged, "
-        f"reading takes {most['read_merged']:,.0f} s, and the rows themselves are {most['gb']:,.1f} GB."
+        f"**Reading 100,000 unmerged runs would take {most['read']:,.0f} s here, merging them "
+        f"{most['merge_gb']:,.0f} GB of Python objects.** Extrapolated; measured are the rows, per 1,000 runs: the "
+        f"shortest of three on a shared machine, without an interval, made-up runs of {page.length:,} tokens. Once "
+        f"merged, reading takes {most['read_merged']:,.0f} s; the files are {most['gb']:,.1f} GB."
     )
     shown = {"read": "read, s", "merge_gb": "merge, GB", "read_merged": "read merged, s", "gb": "files, GB"}
     return Exhibit(caption, speeds.rename(columns=shown).map("{:.2g}".format))
@@ -784,17 +843,16 @@ def show_executors(page: Page) -> Exhibit:
     """What workers gain on two cores."""
     workers = pd.read_parquet(BENCHMARKS / "executors.parquet")
     rates, first = executors(workers), workers.iloc[0]
-    said = ", ".join(f"{row.ratio:.2f} times as fast with {name}" for name, row in rates.drop("serial").iterrows())
+    table = executors_table(rates)
+    said = words.listed([f"{name} {share}" for name, share in table["of serial"].drop("serial").items()])
     caption = (
-        f"**Two cores, one machine: {said}.** {first['workers']} workers of {first['threads']} thread against one "
-        f"process of {first['workers'] * first['threads']} threads, starting them and loading the model included. "
-        f"{first['model']} ({first['provenance']}), {first['runs']} passages of {first['tokens']} tokens in batches "
-        f"of {first['batch']}, {first['steps']} steps each: {first['token_passes']:,} token passes; medians of "
-        f"{rates['rounds'].max()} rounds, in brackets the least and the greatest. {first['device']}; "
-        f"{first['versions']}. Both cores are at work either way. What workers are for is several devices, and none "
-        "of those was here."
+        f"**On two cores, times as fast as one process: {said}.** Measured: {first['workers']} workers of "
+        f"{first['threads']} thread against {first['workers'] * first['threads']} threads, start and loading "
+        f"included; {first['runs']} passages of {first['tokens']} tokens in batches of {first['batch']}, "
+        f"{first['steps']} steps. Medians of {rates['rounds'].max()} rounds, least to greatest. Both cores work "
+        "either way; workers are for several devices."
     )
-    return Exhibit(caption, executors_table(rates))
+    return Exhibit(caption, table)
 
 
 def show_seventy_billion(page: Page) -> Exhibit:
@@ -808,34 +866,32 @@ def show_seventy_billion(page: Page) -> Exhibit:
     without, checkpointed = (n or "more than 8" for n in needed[page.device][1:3])
     caption = (
         f"**The weights alone are {steps['weights'].iloc[0]:.0f} GB; with checkpoints {checkpointed} {page.device} "
-        f"hold a step of {page.passages} passages, without them {without}.** {shape.layers} layers of width "
-        f"{shape.width:,}, {shape.heads} heads ({shape.kv_heads} of keys and values), feed-forward {shape.ffn:,}, "
-        f"{shape.weights / 1e9:.1f} billion parameters, bfloat16, {page.passages} passages of {page.length:,} tokens "
-        "unless stated. A device gives nine tenths of its memory; numbers of devices are powers of two up to the "
-        "heads of keys and values. Checkpointed layer inputs are not shared but lie on every device. Optimiser and "
-        "mem do not matter."
+        f"hold a step of {page.passages} passages, without them {without}.** Arithmetic, in bfloat16, {page.length:,} "
+        f"tokens. By device: how many hold the step, a power of two up to the {shape.kv_heads} heads of keys and "
+        f"values, {USABLE:.0%} of the memory of each. Checkpointed layer inputs lie on every device."
     )
     return Exhibit(caption, memory_table(steps, needed))
 
 
 def show_ways_out(page: Page) -> Exhibit:
-    """What to do about 70 billion parameters."""
-    shape, fast = page.shapes[BIG], page.utilisation[1]
-    slowest = page.devices["link_gbs"].idxmin()
+    """What to do about 70 billion parameters, and what it costs."""
+    shape, fast, slowest = page.shapes[BIG], page.utilisation[1], page.devices["link_gbs"].idxmin()
     talk, slow_talk = (talk_share(shape, page.devices.loc[name], 8, fast) for name in (page.device, slowest))
     dense, thin = (kept(shape, checkpoint=checkpoint) / 1e6 for checkpoint in (False, True))
     apart = padding(page.ours["length"].tolist(), page.passages)
-    return Exhibit(
-        "- **Tensor-parallel frozen model.** Heads and feed-forward part of each layer go over 8 devices: "
-        f"{2 * shape.weights / 8 / 1e9:.1f} GB of weights on each. Each layer ends in four sums over devices; at "
-        f"{fast:.0%} of the peak of {page.device} they take {talk:.0%} of the time that the computing takes, unless "
-        f"both overlap. On devices without a fast link ({slowest}) it is {slow_talk:.1f} times the computing.\n"
-        f"- **Activation checkpointing.** {dense:.1f} MB a position become {thin:.2f} MB: {dense / thin:.0f} times "
-        f"less. The price is one more forward pass, 6 operations a parameter in place of 4: {6 / 4 - 1:.0%} more "
-        "time. Smaller batches cost nothing as long as a step has enough positions to fill the device.\n"
-        f"- **Sequence packing.** Exact prefixes differ in length: of our {len(page.ours)} horizons, in batches of "
-        f"{page.passages}, {apart:.0%} of the positions would be padding. Packed end to end, as the engine does, they "
-        "are not computed. Where all passages have one length, as in the paper's grid, packing buys nothing.\n"
-        f"- **Keys and values** of decoding all {page.passages} passages at once are "
-        f"{page.memory[BIG]['keys_values'].iloc[0]:.1f} GB, and only while vectors are certified."
+    rows = {
+        "eight devices share each layer": (
+            f"{2 * shape.weights / 8 / 1e9:.1f} GB of weights on each",
+            f"{talk:.0%} more time; on {slowest} {slow_talk:.0%}",
+        ),
+        "checkpoints": (f"{dense:.1f} MB a position become {thin:.2f}", f"{6 / 4 - 1:.0%} more time"),
+        "packing": (f"{apart:.0%} of positions, our lengths", "nothing"),
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["what it saves", "what it costs"])
+    caption = (
+        f"**Sharing each layer over eight {page.device} costs {talk:.0%} of the computing in exchange, checkpoints "
+        f"one more forward pass.** Arithmetic at the assumed {fast:.0%} of the peak, exchange and computing not "
+        f"overlapping. Packing: padding of our {len(page.ours)} measured horizons in batches of {page.passages}. "
+        f"Decoding {page.passages} at once holds {page.memory[BIG]['keys_values'].iloc[0]:.1f} GB of keys and values."
     )
+    return Exhibit(caption, table.rename_axis("what is done"))

@@ -17,8 +17,8 @@ from cramming.results.published import published
 from cramming.results.rows import gains
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold
 from cramming.studies._page import Page as AnyPage
 
 
@@ -40,20 +40,22 @@ class Page(AnyPage):
         return ends(self.runs)
 
     @cached_property
-    def said(self) -> pd.DataFrame:
-        """What is published, of the summary."""
-        return self.summary[~self.summary["here"]]
-
-    @cached_property
     def most(self) -> pd.Series:
         """The summary's row of most vectors here."""
         return self.summary[self.summary["here"]].iloc[-1]
 
     @cached_property
-    def counted(self) -> str:
-        """Passages by source, for captions."""
-        sources = self.runs.loc[self.runs["n_vectors"] == 1, "source"].value_counts()
-        return ", ".join(f"{n} {source}" for source, n in sources.items())
+    def gained(self) -> pd.DataFrame:
+        """The summary's row of each model with most vectors among those with gains."""
+        return self.summary.dropna(subset=["bits"]).groupby("model", sort=False).tail(1)
+
+    @cached_property
+    def published(self) -> str:
+        """By what factor as many vectors hold more than one, as published."""
+        said = self.summary[~self.summary["here"] & (self.summary["n_vectors"] == self.most["n_vectors"])]
+        return words.listed(
+            [f"{row.capacity_share * row.n_vectors:.1f} for {row.model.split('/')[-1]}" for row in said.itertuples()]
+        )
 
 
 def same_passages(results: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +95,9 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a model and k: model, here (whether measured here), n_vectors, n (passages, 0 if not published),
         capacity (tokens; ours the mean horizon) and capacity_sd (nan where published), token_gain, token_gain_sd
-        (tokens), bits, bits_sd (information gain); of these three the columns _each (over k) and _share (over the
-        ideal); ratio, ratio_low, ratio_high (horizon over that of one vector, mean over passages whose single vector
-        holds any, 95 % bootstrap interval; nan where published or where there is none).
+        (tokens), bits, bits_sd (information gain); of these three the column _share (over the ideal); ratio,
+        ratio_low, ratio_high (horizon over that of one vector, mean over passages whose single vector holds any, 95 %
+        bootstrap interval; nan where published or where there is none).
     """
     rows = [
         {
@@ -130,40 +132,39 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     for column in ("capacity", "token_gain", "bits"):
         one = frame["model"].map(frame[frame["n_vectors"] == 1].set_index("model")[column])
-        frame[f"{column}_each"] = frame[column] / frame["n_vectors"]
-        frame[f"{column}_share"] = frame[f"{column}_each"] / one.where(one > 0)
+        frame[f"{column}_share"] = frame[column] / (frame["n_vectors"] * one.where(one > 0))
     return frame
 
 
 def ends(runs: pd.DataFrame) -> pd.DataFrame:
-    """How runs with several vectors ended, and what they had after as many steps as the shortest run took.
+    """What runs with several vectors held at their end, and after as many steps as the shortest run took.
 
     Args:
         runs: From `same_passages`.
 
     Returns:
-        Index n_vectors; columns n, ended (why, with counts), offered (runs that reached the end of their text), steps
-        and token_passes (means), common_steps (of the shortest run of all), horizon and horizon_sd (tokens, at the
-        end), late and late_sd (exact tokens won in the last quarter of the token passes), at_steps and at_steps_sd
-        (exact tokens by common_steps).
+        Index n_vectors; columns steps (mean), common_steps (of the shortest run of all), horizon and horizon_sd
+        (tokens, at the end), late and late_sd (exact tokens won in the last quarter of the token passes), at_steps and
+        at_steps_sd (exact tokens by common_steps), and of horizon and at_steps the columns _more, _low, _high (less
+        that of one vector, passage by passage: mean with its 95 % bootstrap interval; nan for one vector).
     """
     common, late, at_steps = runs["steps"].min(), [], []
     for i in range(len(runs)):
         passes, exact = exact_curve(runs.iloc[[i]])
         late.append(exact[-1] - stair(passes, exact, 0.75 * passes[-1]))
         at_steps.append(stair(*exact_curve(runs.iloc[[i]], "steps"), common))
-    rows = {
-        k: {
-            "n": len(some),
-            "ended": ", ".join(f"{n} {why}" for why, n in some["ended"].value_counts().items()),
-            "offered": int((some["length"] == some["offered"]).sum()),
+    runs = runs.assign(late=late, at_steps=at_steps, horizon=runs["length"]).set_index("passage")
+    single, rows = runs[runs["n_vectors"] == 1], {}
+    for k, some in runs.groupby("n_vectors"):
+        rows[k] = {
             "steps": some["steps"].mean(),
-            "token_passes": some["token_passes"].mean(),
             "common_steps": common,
-            **_spread(some, horizon="length", late="late", at_steps="at_steps"),
+            **_spread(some, horizon="horizon", late="late", at_steps="at_steps"),
         }
-        for k, some in runs.assign(late=late, at_steps=at_steps).groupby("n_vectors")
-    }
+        for what in ("horizon", "at_steps"):
+            apart = some[what] - single[what]
+            values = (apart.mean(), *metrics.bootstrap_ci(apart)) if k > 1 else [np.nan] * 3
+            rows[k] |= dict(zip((f"{what}_more", f"{what}_low", f"{what}_high"), values, strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("n_vectors")
 
 
@@ -179,8 +180,7 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`summary` as a page shows it: one row a model and number of vectors."""
     rows = {}
     for row in frame.to_dict("records"):
-        where = "here" if row["here"] else "published"
-        shown: dict[str, object] = {"passages": row["n"] or ""}
+        shown = {}
         for column, name, short, digits in (
             ("capacity", "capacity or horizon, tokens", "capacity", 1 if row["here"] else 0),
             ("token_gain", "token gain, tokens", "token gain", 1),
@@ -188,29 +188,29 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
         ):
             known = row[column] == row[column]
             shown[name] = words.spread(row[column], row[f"{column}_sd"], digits) if known else ""
-            shown[f"{short} per vector"] = f"{row[f'{column}_each']:,.{digits}f}" if known else ""
             shown[f"{short} of the ideal"] = words.share(row[f"{column}_share"])
         known = row["n_vectors"] > 1 and row["ratio"] == row["ratio"]
         ratio = words.within(row["ratio"], row["ratio_low"], row["ratio_high"], 2)
         shown["times one vector"] = ratio if known else ""
-        rows[(f"{row['model'].split('/')[-1]} ({where})", row["n_vectors"])] = shown
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "vectors"])
+        where = "here" if row["here"] else "published"
+        rows[f"{row['model'].split('/')[-1]}, k = {row['n_vectors']} ({where})"] = shown
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model and vectors")
 
 
 def ends_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`ends` as a page shows it: one row a number of vectors."""
-    common, each = frame["common_steps"].iloc[0], list(frame.itertuples())
+    after = f"after {frame['common_steps'].iloc[0]:,} steps"
+    each = list(frame.itertuples())
     return pd.DataFrame(
         {
-            "passages": frame["n"],
-            "ended by": frame["ended"],
-            "reached the end of the text": frame["offered"],
-            "steps, mean": frame["steps"].map("{:,.0f}".format),
-            "token passes, mean": frame["token_passes"].map("{:,.0f}".format),
             "exact tokens at the end": [words.spread(r.horizon, r.horizon_sd) for r in each],
-            "of these won in the last quarter": [words.spread(r.late, r.late_sd) for r in each],
-            f"exact tokens after {common:,} steps": [words.spread(r.at_steps, r.at_steps_sd) for r in each],
-        }
+            "against one vector": [words.interval(r.horizon_more, r.horizon_low, r.horizon_high) for r in each],
+            f"exact tokens {after}": [words.spread(r.at_steps, r.at_steps_sd) for r in each],
+            f"against one, {after}": [words.interval(r.at_steps_more, r.at_steps_low, r.at_steps_high) for r in each],
+            "won in the last quarter": [words.spread(r.late, r.late_sd) for r in each],
+            "steps": frame["steps"].map("{:,.0f}".format),
+        },
+        index=frame.index,
     ).rename_axis("vectors")
 
 
@@ -221,7 +221,7 @@ def summary_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.studies.several_vectors.summary`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 8))
     styles = ((COLOURS[2], "^", "-."), (COLOURS[1], "s", "--"), (COLOURS[3], "D", ":"))
     said, ours = (frame.loc[frame["here"] == here, "model"].unique() for here in (False, True))
     drawn = dict(zip(said, styles, strict=False)) | dict.fromkeys(ours, (COLOURS[0], "o", "-"))
@@ -248,9 +248,7 @@ def summary_figure(frame: pd.DataFrame) -> Figure:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes[0].legend(fontsize="small", loc="upper left")
-    low, high = axes[0].get_ylim()
-    axes[0].set_ylim(low, high * 8)  # room for the legend
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
@@ -261,7 +259,7 @@ def curves_figure(runs: pd.DataFrame) -> Figure:
     Args:
         runs: `cramming.studies.several_vectors.same_passages`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 6.6), sharey=True)
     styles = (("-", COLOURS[0]), ("--", COLOURS[1]), (":", COLOURS[3]), ("-.", COLOURS[2]))
     for axis, along, label in zip(
         axes, ("token_passes", "steps"), ("token passes spent on a passage", "steps"), strict=True
@@ -273,81 +271,67 @@ def curves_figure(runs: pd.DataFrame) -> Figure:
             style, colour = styles[i % len(styles)]
             means = np.mean([stair(*curve, grid) for curve in curves], axis=0)
             axis.plot(grid, means, style, color=colour, linewidth=2.2, label=f"k = {k}")
-        axis.set(xlabel=label, xlim=(0, None), ylim=(0, None))
+        axis.set(xlabel=label, xlim=(0, None), ylim=(0, None), ylabel="exact tokens, mean")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes[0].set(ylabel="exact tokens, mean")
-    axes[0].legend(title="mem vectors", fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure
 
 
+def show_answer(page: Page) -> Answer:
+    """How many times as much the most vectors hold here, and as published."""
+    most, limited = page.most, (page.runs["ended"] == "budget").sum()
+    return Answer(
+        page.setting,
+        "Do several vectors hold as many times what one holds?",
+        f"Within one budget {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens of one "
+        f"({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it {most['n_vectors']} "
+        f"times; published are factors of {page.published}, without intervals.",
+        rests=f"Mean ratio over {words.counted(page.runs)} passages, the same for each number of vectors, with its "
+        f"95 % bootstrap interval; {words.budgets(page.runs)} each",
+        sure="contradicted" if most["ratio_high"] < most["n_vectors"] and not limited else "open",
+        why=f"one small model, and {limited} of {len(page.runs)} runs ended with their budget, which says what was "
+        "found in time and not what fits",
+    )
+
+
 def show_figure(page: Page) -> Exhibit:
-    """Figure 4, with ours."""
-    most, said = page.most, page.said
-    times = " and ".join(
-        f"{row.capacity_share * row.n_vectors:.1f} times ({row.model.split('/')[-1]})"
-        for row in said[said["n_vectors"] == most.n_vectors].itertuples()
-    )
+    """Figure 4, with ours, and the same in numbers."""
+    tokens = page.runs.pivot_table("length", "passage", "n_vectors")
+    ks, added = tokens.columns, tokens.diff(axis="columns")
+    first, last = (words.interval(added[k].mean(), *metrics.bootstrap_ci(added[k])) for k in (ks[1], ks[-1]))
     caption = (
-        f"**{most.n_vectors} vectors hold {most.ratio:.1f} times what one does here, within one budget; published, "
-        f"{times}.** Left: capacity at mean accuracy ≥ 0.99 (published), mean exact horizon (here). Right: "
-        "information gain. Thin lines: the ideal, k times what one vector holds. Published: Kuratov et al., PG-19; "
-        "bars are standard deviations over runs beyond capacity, number of runs not published; no gain is published "
-        "for the largest k. Pythia-160m stops rising where its context ends, which says nothing of its vectors. Here: "
-        f"{page.setting}; {page.counted}, the same for each k, within {words.budgets(page.runs)} a passage; bars are "
-        f"sample standard deviations over passages; n = {most.n}."
+        f"**From {ks[0]} to {ks[1]} vectors a horizon here changes by {first} tokens, from {ks[-2]} to {ks[-1]} by "
+        f"{last}.** Above: capacity at mean accuracy ≥ 0.99 (published), mean exact horizon (here). Thin lines: the "
+        "ideal. Bars: standard deviations, over passages here, over runs beyond capacity, number unknown, where "
+        "published: Kuratov et al., PG-19."
     )
-    return Exhibit(caption, summary_figure(page.summary))
+    named = "Capacity and gains by model and number of vectors, with shares of the ideal"
+    return Exhibit(caption, summary_figure(page.summary), Fold(named, summary_table(page.summary)))
 
 
-def show_table(page: Page) -> Exhibit:
-    """The same in numbers."""
+def show_shares(page: Page) -> Exhibit:
+    """Capacity and gains as shares of the ideal."""
+    said = page.gained[~page.gained["here"]]
+    held, bits = (f"{said[f'{what}_share'].min():.0%} to {said[f'{what}_share'].max():.0%}"
+                  for what in ("capacity", "bits"))  # fmt: skip
     caption = (
-        "**Capacity and gains by number of mem vectors.** *Of the ideal*: over k times that of one vector. *Times one "
-        "vector*: horizon over that of one vector, mean over passages with its 95 % bootstrap interval. Published "
-        "gains are means over runs beyond capacity, ours over horizons, without the information of token 0; ± "
-        f"standard deviation. Here: {page.setting}; {page.counted}, within {words.budgets(page.runs)} a passage. "
-        f"{words.cost(page.runs)}."
+        f"**Published, capacity comes to {held} of the ideal, information gain to {bits}, without intervals.** At the "
+        "most vectors with published gains, which are means over runs beyond capacity. Their lengths differ with k, "
+        f"so part of the gap may be the lengths. Ours: over mean horizons, n = {page.most['n']}, without the bits of "
+        "token 0."
     )
-    return Exhibit(caption, summary_table(page.summary))
+    return Exhibit(caption, summary_table(page.gained).filter(like="of the ideal"))
 
 
 def show_curves(page: Page) -> Exhibit:
-    """How the runs came to what they hold."""
-    one, last = page.ends.loc[1], page.ends.iloc[-1]
+    """How the runs came to what they hold, and the same in numbers."""
+    last = page.ends.iloc[-1]
+    early = words.interval(last["at_steps_more"], last["at_steps_low"], last["at_steps_high"])
+    late = words.interval(last["horizon_more"], last["horizon_low"], last["horizon_high"])
     caption = (
-        f"**After equally many steps ({last.common_steps:,}) {last.name} vectors hold {last.at_steps:.1f} exact "
-        f"tokens and one holds {one.at_steps:.1f}; at the end of an equal budget, {last.horizon:.1f} and "
-        f"{one.horizon:.1f}.** Exact tokens, mean over passages, against token passes and against steps; each line "
-        f"ends where the first of its runs does. {page.setting}; {page.counted}."
+        f"**Against one vector, {last.name} hold {early} exact tokens after {last['common_steps']:,.0f} steps each, "
+        f"{late} at the end of the budget.** Means over n = {page.most['n']} passages; each line ends where the first "
+        "of its runs does. ±: standard deviation; differences passage by passage, 95 % interval. *Last quarter*: of "
+        "the token passes."
     )
-    return Exhibit(caption, curves_figure(page.runs))
-
-
-def show_ends(page: Page) -> Exhibit:
-    """How the runs ended."""
-    caption = (
-        "**How the runs ended.** *Won in the last quarter*: exact tokens won during the last quarter of the token "
-        f"passes. *After {page.ends['common_steps'].iloc[0]:,} steps*: as many as the shortest of all runs took. Mean "
-        f"± sample standard deviation over passages. {page.setting}; {page.counted}, {words.budgets(page.runs)} a "
-        "passage."
-    )
-    return Exhibit(caption, ends_table(page.ends))
-
-
-def show_claim(page: Page) -> Exhibit:
-    """Shares of the ideal, published and here."""
-    one, last, most = page.ends.loc[1], page.ends.iloc[-1], page.most
-    said = "; ".join(
-        f"{row.Index.split('/')[-1]} at k = {row.n_vectors}: {row.capacity_share:.0%} of the ideal in capacity, "
-        f"{row.token_gain_share:.0%} in token gain, {row.bits_share:.0%} in bits"
-        for row in page.said.dropna(subset=["bits"]).groupby("model", sort=False).last().itertuples()
-    )
-    of_ideal = last.at_steps / (last.name * one.at_steps) if one.at_steps else np.nan
-    return Exhibit(
-        f"Published, capacity keeps close to k times that of one vector, while the gains fall behind: {said}. Which "
-        "lengths the gains were averaged over differs with k, so part of that may be the lengths. **Here k = "
-        f"{last.name} reaches {most.capacity_share:.0%} of the ideal in tokens and {most.bits_share:.0%} in bits.** "
-        f"Ended by: {last.ended} (k = {last.name}), {one.ended} (k = 1). In the last quarter of their budget the runs "
-        f"with k = {last.name} still won {last.late:.1f} tokens, those with one vector {one.late:.1f}; after "
-        f"{last.common_steps:,} steps each, k = {last.name} was at {of_ideal:.0%} of the ideal."
-    )
+    return Exhibit(caption, curves_figure(page.runs), ends_table(page.ends))

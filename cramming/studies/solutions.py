@@ -23,8 +23,8 @@ from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.results.rows import crammed
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage
 
@@ -46,17 +46,6 @@ class Page(AnyPage):
         (self.radius,) = {Recipe.model_validate_json(text).radius for text in self.runs["recipe_json"]}
         self.without = (self.runs["correct_without"] / self.runs["length"]).mean()
         self.within, self.between = pairs_within(self.texts, pairs_a_text), pairs_between(self.texts)
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, runs, passages and seeds, for captions."""
-        runs = self.runs
-        exact = "all exact" if runs["exact"].all() else f"{runs['exact'].sum()} of them exact"
-        return (
-            f"{words.setting(runs)}; {len(runs)} of {len(self.results)} runs, {exact}: {runs['passage'].nunique()} "
-            f"passages of {runs['length'].max()} tokens ({', '.join(sorted(runs['source'].unique()))}), "
-            f"{runs['seed'].nunique()} seeds"
-        )
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -388,16 +377,15 @@ def ways_summary(frame: pd.DataFrame) -> pd.DataFrame:
         frame: From `cramming.studies.solutions.walk`.
 
     Returns:
-        Index way; columns degrees (length), ends, middle, worst, mean (share of tokens right at the two ends, at the
-        point next to half of the way, at the worst point, over all points), exact (share of points with every token
-        right).
+        Index way; columns passage, degrees (length), middle, worst, mean (share of tokens right at the point next to
+        half of the way, at the worst point, over all points), exact (share of points with every token right).
     """
     rows = {}
     for way, some in frame.groupby("way"):
         right = some.sort_values("share")["right"].to_numpy()
         rows[way] = {
+            "passage": some["passage"].iloc[0],
             "degrees": some["degrees"].iloc[0],
-            "ends": right[[0, -1]].mean(),
             "middle": right[len(right) // 2],
             "worst": right.min(),
             "mean": right.mean(),
@@ -424,9 +412,9 @@ def similarity_table(pairs: pd.DataFrame, width: int) -> pd.DataFrame:
     for same, name in ((True, "of one text"), (False, "of two texts")):
         some = pairs.loc[pairs["same"] == same, "cosine"]
         spread, span = words.spread(some.mean(), some.std(), 3), f"{some.min():.3f} to {some.max():.3f}"
-        rows[name] = (f"{len(some):,}", spread, span)
-    rows["random directions, expected"] = ("", words.spread(0.0, width**-0.5, 3), "")
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "cosine", "range"])
+        rows[f"{name} (n = {len(some):,})"] = (spread, span)
+    rows["random directions, expected"] = (words.spread(0.0, width**-0.5, 3), "")
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["cosine", "range"])
     return frame.rename_axis("two vectors")
 
 
@@ -438,11 +426,10 @@ def nearest_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = {}
     for name, some in frames.items():
-        rows[name] = {
-            "vectors": len(some),
-            "cosine with the nearest token": words.spread(some["cosine"].mean(), some["cosine"].std(), 3),
-            "nearest token is in the passage": f"{some['inside'].mean():.0%}",
+        rows[f"{name} (n = {len(some)})"] = {
             "nearest is token 0": f"{some['first'].mean():.0%}",
+            "nearest is in the passage": f"{some['inside'].mean():.0%}",
+            "cosine with the nearest": words.spread(some["cosine"].mean(), some["cosine"].std(), 3),
             "cosine with the passage's tokens": words.spread(some["own"].mean(), some["own"].std(), 3),
             "rank of the nearest of these, median": f"{some['rank'].median():,.0f}",
         }
@@ -460,14 +447,13 @@ def ways_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         each = ways_summary(frame)
         percent = {
             f"right, %: {what}": words.spread(each[column].mean() * 100, each[column].std() * 100, 0)
-            for what, column in (("ends", "ends"), ("half-way", "middle"), ("worst point", "worst"), ("mean", "mean"))
+            for what, column in (("worst point", "worst"), ("half-way", "middle"), ("mean", "mean"))
         }
-        rows[name] = {
-            "ways": len(each),
-            "length, degrees": words.spread(each["degrees"].mean(), each["degrees"].std(), 0),
+        rows[f"{name} (n = {len(each)})"] = {
             **percent,
             "points with all right": f"{each['exact'].mean():.0%}",
-            "ways with all right throughout": int((each["worst"] == 1).sum()),
+            "ways right throughout": int((each["worst"] == 1).sum()),
+            "length, degrees": words.spread(each["degrees"].mean(), each["degrees"].std(), 0),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
 
@@ -481,32 +467,32 @@ def similarity_figure(pairs: pd.DataFrame, by_text: pd.DataFrame, width: int) ->
         by_text: From `cramming.studies.solutions.similarity_by_text`.
         width: d, for what random directions would have.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.2, 1])
+    figure = plt.figure(figsize=(WIDTH, 7.6))
+    # Each panel is as wide as its own labels allow.
+    above, below = (part.subplots() for part in figure.subfigures(2, 1, squeeze=False)[:, 0])
     spread = width**-0.5
     edges = np.linspace(min(pairs["cosine"].min(), -3 * spread), max(pairs["cosine"].max(), 3 * spread), 41)
     styles = ((False, COLOURS[2], "stepfilled", "two texts"), (True, COLOURS[0], "step", "one text"))
     for same, colour, kind, name in styles:
         some = pairs.loc[pairs["same"] == same, "cosine"]
-        left.hist(some, edges, density=True, histtype=kind, color=colour, linewidth=2,
-                  label=f"{name}, n = {len(some):,}")  # fmt: skip
+        above.hist(some, edges, density=True, histtype=kind, color=colour, edgecolor=colour, linewidth=2,
+                   label=f"pairs of {name}")  # fmt: skip
     grid = np.linspace(edges[0], edges[-1], 200)
     bell = np.exp(-((grid / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi))
-    left.plot(grid, bell, color=COLOURS[1], linestyle="--", label="random directions")
-    left.set(xlabel="cosine of two vectors", ylabel="density")
-    left.margins(y=0.35)
-    left.legend(fontsize="small", loc="upper left")
+    above.plot(grid, bell, color=COLOURS[1], linestyle="--", label="random directions")
+    above.set(xlabel="cosine of two vectors", ylabel="density", ylim=(0, None))
     places = range(len(by_text))
     for column, colour, marker, name in (
-        ("between", COLOURS[2], "s", "other texts"),
-        ("within", COLOURS[0], "o", "its own"),
+        ("between", COLOURS[2], "s", "with other texts'"),
+        ("within", COLOURS[0], "o", "with each other"),
     ):
-        right.plot(by_text[column], places, marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
-                   markersize=8, label=f"with {name}")  # fmt: skip
-    right.axvline(0, color="#777777", linewidth=1)
-    right.set_yticks(places, [str(text) for text in by_text.index], fontsize="small")
-    right.set(xlabel="mean cosine of a text's vectors", ylim=(len(by_text) - 0.5, -0.5))
-    right.margins(x=0.15)
-    right.legend(fontsize="small", loc="best")
+        below.plot(by_text[column], places, marker, color=colour, markeredgecolor="black", markeredgewidth=0.5,
+                   markersize=8, label=f"a text's vectors {name}")  # fmt: skip
+    below.axvline(0, color="#777777", linewidth=1)
+    below.set_yticks(places, [str(text) for text in by_text.index])
+    below.set(xlabel="mean cosine", ylim=(len(by_text) - 0.5, -0.5))
+    for axis in (above, below):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -523,25 +509,24 @@ def components_figure(
         texts: What each vector holds, n names.
         part: Share of the variance to draw a line at.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 8), height_ratios=[1.5, 1])
     names = list(dict.fromkeys(texts))
-    shades = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(names)))
     second = places[:, 1] if places.shape[1] > 1 else np.zeros(len(places))
-    for i, (name, shade) in enumerate(zip(names, shades, strict=True)):
+    for i, name in enumerate(names):
         some = np.asarray(list(texts), dtype=object) == name
-        left.plot(places[some, 0], second[some], "os^DvPX*<>"[i % 10], color=shade, markeredgecolor="black",
-                  markeredgewidth=0.5, markersize=7, linestyle="none", label=name)  # fmt: skip
-    left.set(xlabel=f"first component, {shares[0]:.1%} of the variance",
-             ylabel=f"second component, {shares[1:2].sum():.1%}")  # fmt: skip
-    left.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        above.plot(places[some, 0], second[some], "os^DvPX*<>"[i % 10], color=COLOURS[i % 4], alpha=0.8,
+                   markeredgecolor="black", markeredgewidth=0.5, markersize=7, label=name)  # fmt: skip
+    above.set(xlabel=f"first component, {shares[0]:.1%} of the variance",
+              ylabel=f"second component, {shares[1:2].sum():.1%}")  # fmt: skip
     for some, colour, style, label in (
         (shares, COLOURS[0], "-", "the vectors"),
         (random_shares, COLOURS[1], "--", "random directions"),
     ):
-        right.plot(range(1, len(some) + 1), np.cumsum(some) * 100, color=colour, linestyle=style, label=label)
-    right.axhline(part * 100, color="#777777", linewidth=1)
-    right.set(xlabel="components", ylabel="share of the variance, %", ylim=(0, 104))
-    right.legend(fontsize="small", loc="lower right")
+        below.plot(range(1, len(some) + 1), np.cumsum(some) * 100, color=colour, linestyle=style, label=label)
+    below.axhline(part * 100, color="#777777", linewidth=1)
+    below.set(xlabel="components", ylabel="share of the variance, %", ylim=(0, 104))
+    below.legend(loc="lower right")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -553,63 +538,75 @@ def ways_figure(frames: Mapping[str, pd.DataFrame], without: float) -> Figure:
         frames: From `cramming.studies.solutions.walk`, by what to call them.
         without: Share of tokens right with no mem at all.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
     looks = zip(COLOURS, "os^D", ("-", "--", ":", "-."), strict=True)
     for (name, frame), (colour, marker, style) in zip(frames.items(), looks, strict=False):
         each = frame.groupby(["passage", "share"])["right"].mean().groupby("share")
         mean, error = each.mean() * 100, each.sem().fillna(0) * 100
         axis.plot(mean.index, mean, style, color=colour, marker=marker, markersize=5, linewidth=2, label=name)
         axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-    axis.axhline(without * 100, color="#777777", linewidth=1)
-    axis.annotate("no mem", (1, without * 100), (0, 3), textcoords="offset points", fontsize="small", ha="right")
+    axis.axhline(without * 100, color="#777777", linewidth=1, label="the passage with no mem")
     axis.set(xlabel="share of the way, by angle", ylabel="tokens right, %", ylim=(-3, 103))
-    axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
-def show_similarity_table(page: Page) -> Exhibit:
-    """How alike the vectors of one text are, and a test of that by text."""
-    more, chance = page.by_text["more"], similarity_by_chance(page.pairs)
+def show_answer(page: Page) -> Answer:
+    """Whether the vectors of a text lie in one place."""
+    runs, more = page.runs, page.by_text["more"]
     low, high = metrics.bootstrap_ci(more)
-    caption = (
-        "**Cosine between two vectors.** Mean ± sample standard deviation over pairs, which share vectors and are not "
-        "independent. So the test is by text: a text's vectors have a cosine with each other that is "
-        f"{more.mean():.3f} above that with vectors of other texts (95 % bootstrap interval over {len(more)} "
-        f"passages: {low:.3f} to {high:.3f}; least {more.min():.3f}). Dealing the texts to the vectors at random "
-        f"gives a mean as large with p = {chance:.1g} ({DEALS:,} deals). {page.setting}. {words.cost(page.runs)}."
+    middle = _by_passage(page.lines["to another vector of the text"], "middle")
+    exact = "all exact" if runs["exact"].all() else f"{runs['exact'].sum()} of them exact"
+    return Answer(
+        page.setting,
+        "Do the vectors that hold one text lie in one place?",
+        f"They lie apart, with a mean cosine of **{words.mean(page.by_text['within'], 2)}** to each other, "
+        f"{words.interval(more.mean(), low, high, 2)} against vectors of other texts, and half-way along the straight "
+        f"line between two of them {words.share_mean(middle)} of the tokens are right, {page.without:.0%} with no "
+        "vector at all.",
+        rests=f"95 % bootstrap intervals over {words.counted(runs)} passages of {runs['length'].max()} tokens; "
+        f"{runs['seed'].nunique()} seeds, {len(runs)} runs, {exact}, {words.budgets(runs)} at most",
+        sure="contradicted" if low > 0 else "open",
+        why="the paper finds vectors of one text hardly more alike, but of longer passages and not held on a sphere, "
+        "and which of these makes the difference was not tested",
     )
-    return Exhibit(caption, similarity_table(page.pairs, page.lm.width))
 
 
-def show_similarity_figure(page: Page) -> Exhibit:
-    """The same, all pairs and text by text."""
-    width, cosines = page.lm.width, page.pairs.groupby("same")["cosine"]
-    mean, n = cosines.mean(), cosines.size()
+def _by_passage(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column of `ways_summary`, mean over the ways of each passage."""
+    return ways_summary(frame).groupby("passage")[column].mean()
+
+
+def _points_more(more: pd.Series, less: pd.Series) -> str:
+    """Mean difference of two shares by passage, in points of a percentage, with its 95 % interval."""
+    gain = (more - less) * 100
+    return words.interval(gain.mean(), *metrics.bootstrap_ci(gain), 0)
+
+
+def show_similarity(page: Page) -> Exhibit:
+    """How alike the vectors of one text are, and a test of that by text."""
+    width, more = page.lm.width, page.by_text["more"]
     caption = (
-        f"**Two vectors of one text have a cosine of {mean[True]:.2f} on average, two of different texts "
-        f"{mean[False]:.2f}.** Left: all pairs, and what random directions of width {width} would give. Right: the "
-        f"mean of each text. A cosine of {mean[True]:.2f} is an angle of {sphere.degrees(mean[True]):.0f} degrees. "
-        f"{page.setting}; n = {n[True]:,} and {n[False]:,} pairs."
+        f"**A text's vectors have a cosine {words.interval(more.mean(), *metrics.bootstrap_ci(more), 2)} higher with "
+        "each other than with other texts'.** Above: all pairs. Below: means of a text. Pairs share vectors, so the "
+        f"interval is by text (n = {len(more)}); texts dealt to the vectors at random do as well with p = "
+        f"{similarity_by_chance(page.pairs):.1g}. Table: mean ± standard deviation over pairs."
     )
-    return Exhibit(caption, similarity_figure(page.pairs, page.by_text, width))
+    figure = similarity_figure(page.pairs, page.by_text, width)
+    return Exhibit(caption, figure, similarity_table(page.pairs, width))
 
 
 def show_start(page: Page) -> Exhibit:
     """What of the likeness comes from the noise that runs start from, and from the first token."""
     first = torch.tensor([passage.token_ids[0] for passage in page.passages], device=page.lm.device)
     tokens = page.lm.model.get_input_embeddings()(first).cpu()
-    rest = similarity(sphere.along_sphere(page.directions, tokens), page.texts)
+    rest = similarity_by_text(similarity(sphere.along_sphere(page.directions, tokens), page.texts))
     start = from_start(page.lm, page.runs, page.directions, page.passages)
-    by_start = page.runs.assign(start=start).groupby("passage")["start"].mean()
     return Exhibit(
-        "Is that the text, or how the vectors were found? Each run starts from noise of its own, and ends with a "
-        f"cosine of {start.mean():.2f} ± {start.std():.2f} (n = {len(start)}) to it. So a part of each vector is its "
-        "own noise, left over, and two vectors of one text would differ by that alone. The noise is independent, so "
-        "what they share they have learned. A part of it may be the direction of the passage's first token (see "
-        "below); with that taken off, the mean cosine within a text is "
-        f"{rest.loc[rest['same'], 'cosine'].mean():.2f}. Over passages, the cosine to the start and the cosine within "
-        f"a text go together with a correlation of {by_start.corr(page.by_text['within']):.2f} (n = "
-        f"{len(page.by_text)})."
+        f"**A part of each vector is the noise that its run started from: their cosine is {start.mean():.2f} ± "
+        f"{start.std():.2f} (n = {len(start)}).** That noise is independent, so it only sets vectors apart. With the "
+        "direction of the passage's first token taken off, the mean cosine within a text is "
+        f"{words.mean(rest['within'], 2)}, against {words.mean(page.by_text['within'], 2)} before."
     )
 
 
@@ -620,11 +617,11 @@ def show_components(page: Page) -> Exhibit:
     _, random_shares = sphere.principal(sphere.random_directions(page.lm, n))
     share, by_luck = variance_between(page.directions, page.texts)
     caption = (
-        f"**Ninety percent of the variance takes {sphere.needed(shares)} components; as many random directions take "
-        f"{sphere.needed(random_shares)}.** Left: the vectors on their first two principal components. Right: "
-        f"variance held by the first components. {n} vectors span {n - 1} dimensions at most. Between the means of "
-        f"the texts lies {share:.0%} of the variance, against {by_luck:.0%} if vectors knew nothing of their text. "
-        f"{page.setting}."
+        f"**90 % of the variance takes {sphere.needed(shares)} components, of as many random directions "
+        f"{sphere.needed(random_shares)}.** Above: the {n} vectors on their first two principal components. Below: "
+        f"what the first components hold; {n} vectors span {n - 1} dimensions at most. Between the means of the texts "
+        f"lies {share:.0%} of the variance, {by_luck:.0%} if vectors knew nothing of their text. No intervals: one "
+        "draw."
     )
     return Exhibit(caption, components_figure(places, shares, random_shares, page.texts))
 
@@ -643,44 +640,32 @@ def show_nearest(page: Page) -> Exhibit:
             "random directions": random,
         }
     )
+    means, by_luck = (frame.groupby("passage")[["first", "cosine"]].mean() for frame in (own, random))
     caption = (
-        f"**The nearest token has a cosine of {own['cosine'].mean():.2f} with a vector, {random['cosine'].mean():.2f} "
-        f"with a random direction; it is the passage's first token for {own['first'].mean():.0%} of the vectors.** "
-        f"Mean ± sample standard deviation over vectors; rank among {lm.vocab_size:,} tokens. {page.setting}."
+        f"**The nearest token is the passage's first for {words.share_mean(means['first'])} of the vectors.** Its "
+        f"cosine is {words.difference(means['cosine'], by_luck['cosine'], 3)} against that of a random direction's "
+        f"nearest. Mean ± standard deviation over vectors, 95 % intervals over {len(means)} passages; rank among "
+        f"{lm.vocab_size:,} tokens."
     )
     return Exhibit(caption, table)
 
 
 def show_lines(page: Page) -> Exhibit:
     """What comes out along straight lines."""
-    one, other, _ = (ways_summary(frame)["middle"].mean() for frame in page.lines.values())
-    short = ways_summary(page.line(page.within, count=3, on_sphere=False))["middle"].mean()
+    one, other, _ = (_by_passage(frame, "middle") for frame in page.lines.values())
+    short = _by_passage(page.line(page.within, count=3, on_sphere=False), "middle")
     caption = (
-        f"**Half-way to another vector of the same text, {one:.0%} of the tokens are right; half-way to one of "
-        f"another text, {other:.0%}.** Share of tokens right, teacher-forced, along straight lines; grey line: the "
-        f"plain passage without mem ({page.without:.0%}). Not put back onto the sphere, the middle has {short:.0%} "
-        f"right. Bands: standard error over passages. {page.setting}; n = {len(page.within)} pairs within, "
-        f"{len(page.between)} across."
+        f"**Half-way to another vector of the same text {words.share_mean(one)} of the tokens are right, "
+        f"{_points_more(one, other)} points against half-way to one of another text.** Teacher-forced; n = "
+        f"{len(page.within)} pairs within, {len(page.between)} across {len(one)} passages; bands: standard error over "
+        f"passages. Not put back onto the sphere, the middle has {words.share_mean(short)} right."
     )
     return Exhibit(caption, ways_figure(page.lines, page.without))
 
 
 def show_curves(page: Page) -> Exhibit:
-    """What comes out along the curves."""
-    unbent, bent = (ways_summary(frame)["worst"].to_numpy() for frame in page.curves.values())
-    steps = page.runs["steps"]
-    caption = (
-        f"**At their worst point, the curves have {bent.mean():.0%} of the tokens right, the straight lines between "
-        f"the same vectors {unbent.mean():.0%}.** One pair of vectors a passage; better at its worst point than its "
-        f"straight line: {(bent > unbent).sum()} of {len(bent)} curves. Curves: {page.bend_steps} steps of one point; "
-        f"a cram of these passages takes {steps.mean():.0f} ± {steps.std():.0f}. Bands: standard error over passages. "
-        f"{page.setting}; n = {len(bent)} pairs."
-    )
-    return Exhibit(caption, ways_figure(page.curves, page.without))
-
-
-def show_ways(page: Page) -> Exhibit:
-    """All ways, summed up."""
+    """What comes out along the curves, and all ways summed up."""
+    straight, curved = (_by_passage(frame, "worst") for frame in page.curves.values())
     names = (
         "straight, one text",
         "straight, two texts, the first",
@@ -688,13 +673,15 @@ def show_ways(page: Page) -> Exhibit:
         "straight, the curves' pairs",
         "trained curves",
     )
-    frames = [*page.lines.values(), *page.curves.values()]
+    table = ways_table(dict(zip(names, [*page.lines.values(), *page.curves.values()], strict=True)))
     caption = (
-        f"**Ways between two vectors.** {page.points} points of each, evenly spaced by angle, ends included. *Right*: "
-        "share of tokens, teacher-forced; where all are right, free decoding gives the passage back too. Mean ± "
-        f"sample standard deviation over ways. {page.setting}."
+        f"**At their worst point the curves have {_points_more(curved, straight)} points of tokens right against the "
+        f"straight lines between the same vectors, and are better in {(curved > straight).sum()} of {len(curved)}.** "
+        f"{page.bend_steps} steps of one point each; a cram takes {page.runs['steps'].mean():.0f} ± "
+        f"{page.runs['steps'].std():.0f}. Bands: standard error over passages. Table: mean ± standard deviation over "
+        f"ways, {page.points} points of each."
     )
-    return Exhibit(caption, ways_table(dict(zip(names, frames, strict=True))))
+    return Exhibit(caption, ways_figure(page.curves, page.without), table)
 
 
 def glue_numbers(page: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from cramming import metrics
 from cramming.engine import score
@@ -18,17 +20,18 @@ from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe
 from cramming.results.plans import offered
-from cramming.results.rows import device_name, of_kind
+from cramming.results.rows import of_kind
 from cramming.results.sweep import results
 from cramming.sphere import along_sphere, chord_degrees, onto_sphere, random_directions, unit
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, passages
 
 RADII = (0.1356, 1, 3, 10, 30, 100, 1000, 10000)  # the first is that of SmolLM2's embedding table
 NEAR = (1, 30, 1000)  # radii whose gradients are compared
+SHORT, *_, LONG = NEAR
 
 
 class Page(AnyPage):
@@ -39,9 +42,24 @@ class Page(AnyPage):
         self.tiny, self.coarse = results(architectures, "sphere"), results(bfloat16, "sphere")
         self.shown += [(architectures, self.tiny), (bfloat16, self.coarse)]
         self.arms = arms(self.results, self.vectors)
-        self.length, self.steps = int(self.results["length"].max()), words.budgets(self.results)
-        self.sources = " and ".join(sorted(self.results["source"].unique()))
-        self.machine = f"{self.lm.provenance}, {device_name(self.lm.device)}"
+        self.length = int(self.results["length"].max())
+
+    @cached_property
+    def setting(self) -> str:
+        """Of the plan's runs, with what differs in the others."""
+        tiny = self.tiny["model"].nunique()
+        return f"{words.setting_line(self.results)}; at the end {tiny} tiny random models, and bfloat16"
+
+    @cached_property
+    def turned(self) -> pd.DataFrame:
+        """From `turning`, of 16 random directions."""
+        return turning(self.lm, random_directions(self.lm, 16), RADII)
+
+    def angles(self, column: str, depth: float) -> dict[float, str]:
+        """A column of `turned` by radius, mean ± standard deviation, that share of the way through the layers."""
+        at = int(self.turned["layer"].max() * depth)
+        by_radius = self.turned[self.turned["layer"] == at].groupby("radius")[column]
+        return {float(radius): words.spread(some.mean(), some.std()) for radius, some in by_radius}
 
 
 @torch.no_grad()
@@ -185,8 +203,8 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
     Returns:
         Columns: model, dtype, mem (sphere or free), rms_start (root mean square of mem's numbers; nan where it is that
         of the embedding table), lr (learning rate), lr_relative (lr over that root mean square), n, solved (runs),
-        right (mean share of tokens right), low and high (its 95 % bootstrap interval), nats (mean cross-entropy a
-        token), steps (median of the solved runs), rms_end (median).
+        right (mean share of tokens right), low and high (its 95 % bootstrap interval), rms_end (median),
+        each (share of tokens right by passage).
     """
     runs = of_kind(results, "cram")
     rows = []
@@ -195,7 +213,6 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
         sphere = how.parametrisation == "sphere"
         start = how.radius if sphere else np.nan if how.init == "embedding_std" else how.init_std
         low, high = metrics.bootstrap_ci(some["accuracy"])
-        solved = some["ended"] == "solved"
         ends = [float(vectors[key].square().mean().sqrt()) for key in some["key"]] if vectors else []
         rows.append(
             {
@@ -206,16 +223,41 @@ def arms(results: pd.DataFrame, vectors: Mapping[str, torch.Tensor] | None = Non
                 "lr": how.lr,
                 "lr_relative": how.lr if sphere else how.lr / start,
                 "n": len(some),
-                "solved": int(solved.sum()),
+                "solved": int((some["ended"] == "solved").sum()),
                 "right": some["accuracy"].mean(),
                 "low": low,
                 "high": high,
-                "nats": (some["nats_with"] / some["length"]).mean(),
-                "steps": some.loc[solved, "steps"].median(),
                 "rms_end": np.median(ends) if ends else np.nan,
+                "each": some.set_index("passage")["accuracy"],
             }
         )
     return pd.DataFrame(rows).sort_values(["model", "dtype", "mem", "rms_start", "lr"], ignore_index=True)
+
+
+def at_one_rate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of `arms`, those that move mem at the rate relative to its size that most spheres have."""
+    usual = frame.loc[frame["mem"] == "sphere", "lr_relative"].mode().max()
+    return frame[np.isclose(frame["lr_relative"], usual)]
+
+
+def gain(
+    frame: pd.DataFrame, more: tuple[str, float] = ("sphere", LONG), less: tuple[str, float] = ("sphere", SHORT)
+) -> tuple[float, float, float]:
+    """Tokens right by one way of holding mem less those by another, of the same passages at one relative rate.
+
+    Args:
+        frame: `arms` of one model and number format.
+        more: Sphere or free, and the size at the start.
+        less: What it is compared with.
+
+    Returns:
+        Mean difference in points of a percentage, with its 95 % bootstrap interval; nan if there is none of either.
+    """
+    each = at_one_rate(frame).set_index(["mem", "rms_start"])["each"]
+    if not {more, less} <= set(each.index):
+        return (np.nan,) * 3
+    points = (each[more] - each[less]) * 100
+    return points.mean(), *metrics.bootstrap_ci(points)
 
 
 def found(
@@ -246,16 +288,14 @@ def arms_table(frame: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "mem": frame["mem"],
-            "size at start": ["embedding table's" if x != x else f"{x:,.4g}" for x in frame["rms_start"]],
-            "size at end": ["" if x != x else f"{x:,.4g}" for x in frame["rms_end"]],
+            "tokens right, %": [
+                f"{r.right:.0%} ({r.low:.0%} to {r.high:.0%})".replace("%", "") for r in frame.itertuples()
+            ],
+            "exact": [f"{r.solved} of {r.n}" for r in frame.itertuples()],
+            "size at start": ["embedding table's" if x != x else f"{x:,.5g}" for x in frame["rms_start"]],
+            "size at end": ["" if x != x else f"{x:,.5g}" for x in frame["rms_end"]],
             "learning rate": frame["lr"].map("{:.4g}".format),
             "relative to size": ["" if x != x else f"{x:.2g}" for x in frame["lr_relative"]],
-            "tokens right, %": [
-                f"{r.right:.0%} ({r.low:.0%}–{r.high:.0%})".replace("%", "") for r in frame.itertuples()
-            ],
-            "nats a token": frame["nats"].map("{:.2f}".format),
-            "exact": [f"{r.solved}/{r.n}" for r in frame.itertuples()],
-            "their steps, median": ["" if x != x else f"{x:.0f}" for x in frame["steps"]],
         }
     )
     return shown.drop(columns=[name for name in shown if (shown[name] == "").all()]).set_index("mem")
@@ -263,7 +303,7 @@ def arms_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def arms_by_model(frame: pd.DataFrame) -> pd.DataFrame:
     """Share of tokens right and exact passages, from the `arms` of several models: a row a way, a column a model."""
-    sizes = ["at the embedding table's size" if x != x else f"of size {x:,.4g}" for x in frame["rms_start"]]
+    sizes = ["at the embedding table's size" if x != x else f"of size {x:,.5g}" for x in frame["rms_start"]]
     shown = frame.assign(
         how=[f"{r.mem} {size}, rate {r.lr:.4g}" for r, size in zip(frame.itertuples(), sizes, strict=True)],
         cell=[f"{r.right:.0%}, {r.solved} exact" for r in frame.itertuples()],
@@ -274,35 +314,28 @@ def arms_by_model(frame: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def arms_figure(frame: pd.DataFrame) -> Figure:
-    """Share of tokens right against the root mean square of mem, on the sphere and free.
+    """Share of tokens right against the size of mem at one relative rate, and against that rate at one size.
 
     Args:
         frame: `cramming.studies.sphere.arms`, of one model and number format.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
-    sphere = frame[frame["mem"] == "sphere"]
-    usual = sphere["lr"].mode().max()
-    line, others = sphere[sphere["lr"] == usual].sort_values("rms_start"), sphere[sphere["lr"] != usual]
-    free = frame[(frame["mem"] == "free") & frame["rms_start"].notna()]
-    # Side by side where all three have the same size.
-    others, free = (some.assign(rms_start=some["rms_start"] * by) for some, by in ((others, 0.72), (free, 1.4)))
-    for some, colour, marker, style, label in (
-        (line, COLOURS[0], "o", "-", f"on a sphere, learning rate {usual:g}"),
-        (others, COLOURS[2], "D", "none", "on a sphere, other rates"),
-        (free, COLOURS[1], "s", "none", "free, from a start of that size"),
-    ):
-        if some.empty:
-            continue
-        spread = np.abs(some[["low", "high"]].to_numpy().T - some["right"].to_numpy())
-        axis.errorbar(some["rms_start"], some["right"], yerr=spread, color=colour, marker=marker, linestyle=style,
-                      capsize=2, label=label, markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
-    for some, shift, side in ((others, -6, "right"), (free, 6, "left")):
-        for row in some.itertuples():
-            axis.annotate(f"{row.lr:.3g}", (row.rms_start, row.right), (shift, 0), textcoords="offset points",
-                          fontsize="small", va="center", ha=side)  # fmt: skip
-    axis.set(xscale="log", xlabel="root mean square of mem's numbers, at the start if free (log scale)",
-             ylabel="share of tokens right", ylim=(0, 1.08))  # fmt: skip
-    axis.legend(loc="best", fontsize="small")
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 8))
+    one = at_one_rate(frame)
+    more = frame[frame.groupby(["mem", "rms_start"])["lr"].transform("size") > 1]
+    for axis, some, by, x in ((above, one, ["mem"], "rms_start"), (below, more, ["mem", "rms_start"], "lr_relative")):
+        looks = zip(COLOURS, "os^D", ("-", "--", ":", "-."), (1, 1.08, 1.17, 1.26), strict=True)  # side by side
+        for ((mem, *size), arm), (colour, marker, style, aside) in zip([*some.groupby(by)][::-1], looks, strict=False):
+            arm = arm.sort_values(x)
+            spread = np.abs(arm[["low", "high"]].to_numpy().T - arm["right"].to_numpy())
+            axis.errorbar(arm[x] * aside, arm["right"], yerr=spread, color=colour, marker=marker, linestyle=style,
+                          capsize=2, markeredgecolor="black", markeredgewidth=0.5,
+                          label=", size ".join([str(mem), *(f"{each:,.5g}" for each in size)]))  # fmt: skip
+        axis.set(xscale="log", ylabel="share of tokens right", ylim=(0, 1.08))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        if len(some):
+            axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    above.set(xlabel="size of mem, at the start if free (log scale)")
+    below.set(xlabel="learning rate relative to size (log scale)")
     return figure
 
 
@@ -310,19 +343,20 @@ def arms_figure(frame: pd.DataFrame) -> Figure:
 def turning_figure(frame: pd.DataFrame) -> Figure:
     """What layers find of mem at its position, one line a radius, mean over directions.
 
-    Left: degrees the stream has turned away from mem. Right: degrees between the streams of different mem vectors.
+    Above: degrees the stream has turned away from mem. Below: degrees between the streams of different mem vectors.
 
     Args:
         frame: `cramming.studies.sphere.turning`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.4), sharex=True)
     shown = (("turned", "away from mem"), ("apart", "between different mem vectors"))
     for axis, (column, title) in zip(axes, shown, strict=True):
         for radius, (line, style) in _by_radius(frame, column, "layer").items():
             axis.plot(line.index, line, label=f"S = {radius:g}", **{**style, "marker": ""}, linewidth=1.8)
         axis.axhline(90, color="#777777", linewidth=0.8)
-        axis.set(xlabel="layer whose input is looked at", title=f"Degrees {title}", ylim=(-3, 103))
-    axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axis.set(ylabel="degrees", title=f"Degrees {title}", ylim=(-3, 103))
+    axes[-1].set(xlabel="layer whose input is looked at")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, columnspacing=1)
     return figure
 
 
@@ -334,74 +368,78 @@ def gradient_agreement_figure(frame: pd.DataFrame) -> Figure:
         frame: `cramming.studies.sphere.gradient_agreement`, with a column where: one panel for each of its values.
     """
     places = frame["where"].unique()
-    figure, axes = plt.subplots(1, len(places), figsize=(10, 3.6), sharey=True, squeeze=False)
-    for axis, where in zip(axes[0], places, strict=True):
+    figure, axes = plt.subplots(len(places), 1, figsize=(WIDTH, 3.6 * len(places)), sharey=True, squeeze=False)
+    for axis, where in zip(axes[:, 0], places, strict=True):
         some = frame[frame["where"] == where]
         spread = some.groupby(["radius", "degrees"])["cosine"].sem()
-        for radius, (line, style) in _by_radius(some, "cosine", "degrees").items():
-            axis.errorbar(line.index, line, yerr=spread[radius], label=f"S = {radius:g}", capsize=2, **style)
+        for i, (radius, (line, style)) in enumerate(_by_radius(some, "cosine", "degrees").items()):
+            aside = line.index * 1.06**i  # side by side, so that the bars can be told apart
+            axis.errorbar(aside, line, yerr=spread[radius], label=f"S = {radius:g}", capsize=2, **style)
         ticks = sorted(some["degrees"].unique())
-        axis.set(xscale="log", xlabel="degrees between the two (log scale)", title=f"From {where}", xticks=ticks,
+        axis.set(xscale="log", ylabel="cosine of the gradients", title=f"From {where}", xticks=ticks,
                  xticklabels=[f"{x:g}" for x in ticks])  # fmt: skip
         axis.minorticks_off()
-    axes[0][0].set(ylabel="cosine of the gradients")
-    axes[0][-1].legend(fontsize="small")
+    axes[-1, 0].set(xlabel="degrees between the two (log scale)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
 def _by_radius(frame: pd.DataFrame, value: str, along: str) -> dict[float, tuple[pd.Series, dict[str, Any]]]:
-    """Mean line of each radius, with colours from dark to light and styles that tell them apart in grey."""
+    """Mean line of each radius, with a colour and a style that tell it apart from the others."""
     means = frame.pivot_table(value, along, "radius")
-    styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
-    shades = plt.get_cmap("cividis")(np.linspace(0, 0.85, means.shape[1]))
     return {
-        float(radius): (means[radius], {"color": shade, "linestyle": styles[i % 4][0], "marker": styles[i % 4][1]})
-        for i, (radius, shade) in enumerate(zip(means, shades, strict=True))
+        float(radius): (
+            means[radius],
+            {"color": COLOURS[i % 4], "linestyle": "-" if i < 4 else "--", "marker": "os^D"[i % 4]},
+        )
+        for i, radius in enumerate(means)
     }
 
 
-def show_arms_table(page: Page) -> Exhibit:
-    """The ways of holding mem, one row each."""
-    caption = (
-        f"**Ways of holding mem.** {page.setting}; {page.arms['n'].max()} passages of {page.length} tokens "
-        f"({page.sources}), at most {page.steps}. *Size*: root mean square of mem's numbers. *Exact*: every token the "
-        "argmax by a margin of 0.05 logits, teacher-forced. Intervals: 95 % bootstrap of the mean over passages. "
-        f"{words.cost(page.results)}."
+def show_answer(page: Page) -> Answer:
+    """What the size of mem does to the search, and what inside the network goes with it."""
+    mean, low, high = gain(page.arms)
+    sphere = at_one_rate(page.arms).set_index(["mem", "rms_start"])[["right", "low", "high"]]
+    long, short = (words.percent(*sphere.loc[("sphere", size)]) for size in (LONG, SHORT))
+    middle = page.angles("apart", 0.5)
+    return Answer(
+        page.setting,
+        "Why is a long vector easier to find?",
+        f"On a sphere of size {LONG:,} a vector gets **{long}** of its tokens right, of size {SHORT} {short}, a "
+        f"difference of {words.interval(mean, low, high, 0)} points, and half-way through the network, where deep "
+        f"layers read mem, different vectors of these sizes are {middle[LONG]} and {middle[SHORT]} degrees apart.",
+        rests=f"Means with 95 % bootstrap intervals over {words.counted(page.results)} passages of {page.length} "
+        f"tokens, {words.budgets(page.results)} at most",
+        sure="holds here only" if low > 0 else "open",
+        why="one trained model, few short passages, and no test yet that what deep layers read is the cause",
     )
-    return Exhibit(caption, arms_table(page.arms))
 
 
-def show_arms_figure(page: Page) -> Exhibit:
-    """The same, by size."""
+def show_arms(page: Page) -> Exhibit:
+    """The ways of holding mem: by size, by learning rate, and all of them."""
+    long = ("free", LONG)
+    pairs: tuple[tuple[Any, ...], ...] = ((), (long, ("free", SHORT)), (("sphere", LONG), long))
+    sphere, free, over = (words.interval(*gain(page.arms, *pair), 0) for pair in pairs)
     caption = (
-        f"**Size decides.** Share of tokens right after at most {page.steps}, against the root mean square of mem's "
-        "numbers; learning rates beside the marks that do not have the usual one, which stand a little aside of their "
-        f"size. {page.setting}; n = {page.arms['n'].max()} passages of {page.length} tokens for each mark; bars: 95 % "
-        "bootstrap interval of the mean."
+        f"**From size {SHORT} to size {LONG:,} a sphere gains {sphere} points of tokens right.** A free start gains "
+        f"{free}; at size {LONG:,} the sphere has {over} against it. Above and in these pairs the rate is "
+        f"{at_one_rate(page.arms)['lr_relative'].iloc[-1]:g} of the size. n = {page.arms['n'].max()} passages; bars: "
+        "95 % bootstrap interval."
     )
-    return Exhibit(caption, arms_figure(page.arms))
+    table = Fold("All ways of holding mem; exact: teacher-forced, by a margin of 0.05 logits", arms_table(page.arms))
+    return Exhibit(caption, arms_figure(page.arms), table)
 
 
 def show_turning(page: Page) -> Exhibit:
     """What layers find of random directions at mem's position."""
-    n = 16
-    frame = turning(page.lm, random_directions(page.lm, n), RADII)
-    layer = frame["layer"].max()
-    last, middle = (
-        {
-            radius: words.spread(some.mean(), some.std())
-            for radius, some in frame[frame["layer"] == at].groupby("radius")[column]
-        }
-        for at, column in ((layer, "turned"), (layer // 2, "apart"))
-    )
+    last, middle = page.angles("turned", 1), page.angles("apart", 0.5)
     caption = (
-        "**Half-way through the network, short mem vectors all look the same.** Left: degrees between the residual "
-        "stream at mem's position and mem itself, at the input of each layer; at S = 1000 the last layer still finds "
-        f"it within {last[1000]} degrees. Right: degrees between the streams of different mem vectors; at S = 1 they "
-        f"are {middle[1]} degrees apart in the middle, at S = 1000 {middle[1000]}. Mean ± standard deviation over n = "
-        f"{n} random directions, no text. {page.machine}."
+        f"**Half-way through, different mem vectors of size {SHORT} are {middle[SHORT]} degrees apart, of size "
+        f"{LONG:,} {middle[LONG]}.** Above: between the residual stream at mem's position and mem, {last[LONG]} at "
+        f"the last layer for S = {LONG:,}. Below: between the streams of different vectors. Mean ± standard deviation "
+        f"over n = {page.turned['direction'].nunique()} random directions, no text."
     )
-    return Exhibit(caption, turning_figure(frame))
+    return Exhibit(caption, turning_figure(page.turned))
 
 
 def show_gradient_agreement(page: Page) -> Exhibit:
@@ -410,16 +448,21 @@ def show_gradient_agreement(page: Page) -> Exhibit:
     some = [p for source in first.sources for p in passages(source, lm.tokenizer, n=16, length=page.length, seed=1)]
     crammed = offered(first, lm)
     frame = agreement_by_start(lm, some, crammed, found(page.results, page.vectors, NEAR), NEAR, [1, 3, 10])
-    cosines = frame[frame["degrees"] == 10].groupby(["where", "radius"])["cosine"]
-    said = {key: words.spread(each.mean(), each.sem(), 2) for key, each in cosines}
+    cosines = frame[frame["degrees"] == 10].pivot_table("cosine", ["where", "passage"], "radius")
+    (random, ended), (random_near, ended_near) = (
+        [
+            words.interval(each.mean(), *metrics.bootstrap_ci(each), 2)
+            for each in (
+                (cosines[LONG] - cosines[size]).loc[where] for where in ("random directions", "directions found")
+            )
+        ]
+        for size in (SHORT, NEAR[1])
+    )
     caption = (
-        "**Long vectors do not have a clearly smoother loss.** Cosine between the gradients, along the sphere, of a "
-        "passage's mean cross-entropy at one direction and at another; mean ± standard error. Ten degrees away, from "
-        f"random directions (n = {len(some)} passages): {said['random directions', 1000]} at S = 1000, "
-        f"{said['random directions', 30]} at S = 30, {said['random directions', 1]} at S = 1. From the directions "
-        f"that the runs above ended with (n = {len(crammed)}): {said['directions found', 1000]}, "
-        f"{said['directions found', 30]}, {said['directions found', 1]}. Passages of {page.length} tokens "
-        f"({page.sources}). {page.machine}."
+        f"**Ten degrees on, the cosine of gradients is at size {LONG:,} against size {SHORT} {random} from random "
+        f"directions, {ended} from those found; against size {NEAR[1]} {random_near} and {ended_near}.** Along the "
+        f"sphere; *found*: where runs ended; n = {len(some)} and {len(crammed)} passages, in pairs. Marks: mean ± "
+        "standard error."
     )
     return Exhibit(caption, gradient_agreement_figure(frame))
 
@@ -427,9 +470,13 @@ def show_gradient_agreement(page: Page) -> Exhibit:
 def show_architectures(page: Page) -> Exhibit:
     """The ways of holding mem in tiny models of other architectures."""
     runs, by_model = page.tiny, arms(page.tiny)
+    gains = {str(model): gain(some) for model, some in by_model.groupby("model")}
+    none = sum(low <= 0 <= high for _, low, high in gains.values())
+    said = "; ".join(f"{name} {words.interval(*each, 0)}" for name, each in gains.items())
     caption = (
-        f"**Tiny random models.** {by_model['n'].max()} passages of {runs['length'].max()} tokens (bytes) a cell, at "
-        f"most {words.budgets(runs)}: share of tokens right, and how many passages came out exact. {words.cost(runs)}."
+        f"**In {none} of {len(gains)} tiny models the gain from size {SHORT} to size {LONG:,} has an interval that "
+        f"includes 0.** In points: {said}. Cells: tokens right, exact passages of {by_model['n'].max()}; "
+        f"{runs['length'].max()} bytes, {words.budgets(runs)}."
     )
     return Exhibit(caption, arms_by_model(by_model))
 
@@ -438,9 +485,9 @@ def show_bfloat16(page: Page) -> Exhibit:
     """A long and a short vector in bfloat16."""
     runs, coarse = page.coarse, arms(page.coarse)
     caption = (
-        f"**In bfloat16.** {words.setting(runs)}; {coarse['n'].max()} passages of {runs['length'].max()} tokens a "
-        f"row, at most {words.budgets(runs)}. *Exact* is what the run itself saw. Of these, "
-        f"{int(runs['exact'].sum())} of {len(runs)} runs also decode exactly in all three ways, in bfloat16. "
-        f"{words.cost(runs)}."
+        f"**In bfloat16 size {LONG:,} gains {words.interval(*gain(coarse), 0)} points on size {SHORT}.** n = "
+        f"{coarse['n'].max()} passages of {runs['length'].max()} tokens a row, at most {words.budgets(runs)}. *Exact* "
+        f"is what the run itself saw; {int(runs['exact'].sum())} of {len(runs)} runs also decode exactly in all three "
+        "ways."
     )
     return Exhibit(caption, arms_table(coarse))

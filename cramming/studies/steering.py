@@ -19,10 +19,10 @@ from cramming.decode import generated, nats_and_gaps
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.plans import offered
-from cramming.results.rows import crammed, device_name
+from cramming.results.rows import crammed
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, from_tokens, other_of
 
@@ -30,12 +30,23 @@ FRONTS = {
     "nothing": "nothing",
     "text": "the text",
     "mem": "mem",
-    "mem, room": "mem, and room for the text",
+    "mem, room": "mem, with room",
     "random": "a random vector",
     "other mem": "mem of another passage",
     "mem, text": "mem, then the text",
     "random, text": "a random vector, then the text",
 }
+# Fronts whose costs are compared, each with the one that it is set against.
+AGAINST = (
+    ("mem", "nothing"),
+    ("random", "nothing"),
+    ("mem", "random"),
+    ("mem", "other mem"),
+    ("mem, room", "mem"),
+    ("mem, text", "text"),
+    ("random, text", "text"),
+    ("mem, text", "random, text"),
+)
 BEHIND = ("text", "mem, text", "random, text")  # fronts that the model writes behind
 WRITERS = {**FRONTS, "truth": "nobody: the true continuation"}
 PROMPT = "\n\nThe text above mentions the word"
@@ -59,19 +70,6 @@ class Page(AnyPage):
         self.prose = self.runs[self.runs["source"] != "random"]
 
     @cached_property
-    def counted(self) -> str:
-        """The passages in prose by source, for captions."""
-        return ", ".join(f"{n} {source}" for source, n in self.prose["source"].value_counts(sort=False).items())
-
-    @cached_property
-    def setting(self) -> str:
-        """Model, weights, horizons in prose, budget and machine, for captions."""
-        return (
-            f"{words.setting(self.runs)}; exact horizons of {words.range(self.prose['length'])} tokens, "
-            f"{words.budgets(self.prose)} a passage; {device_name(self.lm.device)}, {self.runs['dtype'].iloc[0]}"
-        )
-
-    @cached_property
     def continued(self) -> pd.DataFrame:
         """From `continued`, of all passages."""
         texts, rests = split(self.runs, self.lm, self.following)
@@ -81,11 +79,6 @@ class Page(AnyPage):
     def in_prose(self) -> pd.DataFrame:
         """Of `continued` the passages in prose."""
         return self.continued[self.continued["source"] != "random"]
-
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """From `continued_summary`, in prose."""
-        return continued_summary(self.in_prose)
 
     def mems(self, runs: pd.DataFrame) -> list[torch.Tensor]:
         """The vectors of runs, each (k, d)."""
@@ -572,17 +565,39 @@ def _embed(lm: FrozenLM, token_ids: Sequence[int]) -> torch.Tensor:
     return lm.model.get_input_embeddings()(torch.tensor(token_ids, dtype=torch.long, device=lm.device))
 
 
+def compared_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a token of the true continuation costs behind one front more than behind another, and what that says.
+
+    Args:
+        frame: From `continued`.
+    """
+    there, rows = set(frame["what"]), {}
+    for one, other in [pair for pair in AGAINST if there.issuperset(pair)]:  # of a single passage there is no other
+        mean, low, high = paired(frame, one, other)
+        rows[f"{FRONTS[one]}, against {FRONTS[other]}"] = {
+            "difference, bits a token": words.interval(mean, low, high, 2),
+            "the first is": decided(low, high, "dearer", "cheaper"),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in front")
+
+
+def decided(low: float, high: float, above: str, below: str, neither: str = "undecided") -> str:
+    """What the interval of a difference says: one or the other, or neither where it includes 0."""
+    return above if low > 0 else below if high < 0 else neither
+
+
 def continued_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`continued_summary` by source as a page shows it."""
-    rows = {}
+    """What a token of the true continuation costs more than with nothing in front: one row a front, one column a text.
+
+    Args:
+        frame: From `continued`.
+    """
+    columns = {}
     for source, some in frame.groupby("source", sort=False):
-        for r in continued_summary(some).itertuples():
-            rows[source, FRONTS[str(r.Index)]] = {
-                "passages": r.n,
-                "bits a token": f"{r.bits:.2f}",
-                "saved, bits a token": words.interval(r.saved, r.low, r.high, 2) if r.Index != "nothing" else "",
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["text", "in front of its continuation"])
+        over = {what: paired(some, what, "nothing") for what in FRONTS if what in set(some["what"]) - {"nothing"}}
+        name = f"{source} (n = {some['passage'].nunique()})"
+        columns[name] = {FRONTS[what]: words.interval(*difference, 2) for what, difference in over.items()}
+    return pd.DataFrame(columns).fillna("").rename_axis("in front")
 
 
 def written_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -594,11 +609,10 @@ def written_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for writer, some in frame.groupby("writer", sort=False):
         rows[WRITERS[str(writer)]] = {
-            "passages": len(some),
-            "tokens as behind the text alone": words.share_mean(some["same"]),
-            "tokens until the first other": f"{some['until'].mean():.1f}",
+            "as behind the text": words.share_mean(some["same"]),
             "bits a token, given the text": words.mean(some["bits"], 2),
-            "runs of four written before": words.share_mean(some["repeated"].dropna()),
+            "tokens until the first other": f"{some['until'].mean():.1f}",
+            "written before": words.share_mean(some["repeated"].dropna()),
             "longest run from the text, tokens": words.mean(some["copied"], 1),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behind")
@@ -617,13 +631,13 @@ def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataF
 
 
 def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cloze_summary` as a page shows it."""
+    """`cloze_summary` as a page shows it, and by how many points each front is above nothing."""
+    right = frame.assign(right=frame["bits"] > 0)
     rows = {
         FRONTS[str(r.Index)]: {
-            "passages": r.n,
-            "pairs of words": r.pairs,
             "true word likelier": words.percent(r.right, r.low, r.high),
-            "by, bits": words.interval(r.bits, r.bits_low, r.bits_high, 2),
+            "over nothing, points": _told(right, str(r.Index), "nothing", "right") if r.Index != "nothing" else "",
+            "likelier by, bits": words.interval(r.bits, r.bits_low, r.bits_high, 2),
         }
         for r in cloze_summary(frame).itertuples()
     }
@@ -663,23 +677,24 @@ def continued_figure(frame: pd.DataFrame, width: int = 8) -> Figure:
         "other mem": (COLOURS[3], "-.", "v"),
     }
     panels = {
-        "Without the text": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
-        "With the text": ("nothing", "text", "mem, text", "random, text"),
+        "Alone": ("nothing", "text", "mem", "mem, room", "random", "other mem"),
+        "Mem or a random vector, then the text": ("nothing", "text", "mem, text", "random, text"),
     }
     middle = (frame["position"] - 1) // width * width + (width + 1) / 2
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True, sharey=True)
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for what in names:
+        for i, what in enumerate(names):
             some = frame[frame["what"] == what]
             if some.empty:  # of a single passage there is no other
                 continue
             colour, style, marker = styles[what.removesuffix(", text")]
             means = some.groupby(["passage", middle.rename("middle")])["bits"].mean().groupby("middle")
-            axis.errorbar(means.mean().index, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
-                          color=colour, capsize=2, label=FRONTS[what])  # fmt: skip
-        axis.set(xlabel="tokens into the continuation", title=title)
-        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    axes[0].set(ylabel="bits a token", ylim=(0, None))
+            beside = means.mean().index + (i - len(names) / 2) * width / 13  # so that bars can be told apart
+            axis.errorbar(beside, means.mean(), yerr=means.sem().fillna(0), fmt=marker, linestyle=style,
+                          color=colour, markersize=5, capsize=2, label=FRONTS[what])  # fmt: skip
+        axis.set(ylabel="bits a token", ylim=(0, None), title=title)
+    axes[1].set(xlabel="tokens into the continuation")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -692,158 +707,129 @@ def from_the_middle_figure(frame: pd.DataFrame) -> Figure:
     """
     summary = middle_summary(frame)
     lefts = sorted(summary.index.unique("left"))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 6.4), sharex=True)
     for axis, column, error, factor in ((axes[0], "right", "sem", 100), (axes[1], "bits", "bits_sem", 1)):
-        for what, colour, style, marker in (
-            ("mem", COLOURS[0], "-", "s"),
-            ("mem, room", COLOURS[1], "--", "o"),
-            ("nothing", COLOURS[3], ":", "^"),
+        for what, colour, style, marker, beside in (
+            ("mem", COLOURS[0], "-", "s", 0),
+            ("mem, room", COLOURS[1], "--", "o", 0.07),
+            ("nothing", COLOURS[3], ":", "^", -0.07),
         ):
             if what not in summary.index:
                 continue
             some = summary.loc[what]
-            places = [lefts.index(left) for left in some.index]
+            places = [lefts.index(left) + beside for left in some.index]
             axis.errorbar(places, some[column] * factor, yerr=some[error].fillna(0) * factor, fmt=marker,
                           linestyle=style, color=colour, capsize=2, label=FRONTS[what])  # fmt: skip
-        axis.set(xlabel="true tokens seen before the one asked for", xticks=range(len(lefts)),
-                 xticklabels=[seen(left) for left in lefts])  # fmt: skip
-    axes[0].set(ylabel="tokens right, %", ylim=(-3, 103), title="Tokens right")
-    axes[1].set(ylabel="bits a token", ylim=(0, None), title="Cross-entropy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    axes[0].set(ylabel="tokens right, %", ylim=(-3, 103))
+    axes[1].set(ylabel="bits a token", ylim=(0, None), xlabel="true tokens seen before the one asked for",
+                xticks=range(len(lefts)), xticklabels=[seen(left) for left in lefts])  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
-def _share(mem: pd.Series) -> str:
-    """Of a row of `continued_summary` its share of what the text saves, for captions."""
-    return words.percent(mem["share"], mem["share_low"], mem["share_high"])
+def _told(frame: pd.DataFrame, one: str, other: str, value: str = "bits", by: str = "what") -> str:
+    """`paired` in words, in bits or points of a hundred, with a remark where it does not decide."""
+    mean, low, high = (part * (100 if value == "right" else 1) for part in paired(frame, one, other, value, by))
+    said = words.interval(mean, low, high, 0 if value == "right" else 2)
+    return said.removesuffix(")") + decided(low, high, ")", ")", ", undecided)")
 
 
-def show_answer(page: Page) -> Exhibit:
-    """What a vector saves in its text's place."""
-    text, mem = page.costs.loc["text"], page.costs.loc["mem"]
-    does = "saves nothing" if mem["high"] < 0 else "saves something" if mem["low"] > 0 else "saves nothing for certain"
-    return Exhibit(
-        f"**Put in its text's place the vector {does}: with it in front, a token of what follows costs "
-        f"{words.bits(-mem['saved'], -mem['high'], -mem['low'])} more than with nothing in front, where the text "
-        f"itself saves {words.bits(text['saved'], text['low'], text['high'])}.** As a share of what the text saves, "
-        f"mem saves {_share(mem)}. {len(page.prose)} passages ({page.counted}); 95 % intervals, drawing passages anew."
+def show_answer(page: Page) -> Answer:
+    """What a vector costs in its text's place, and whether more or less than one that holds nothing."""
+    mem, text = (paired(page.in_prose, one, "nothing") for one in ("mem", "text"))
+    own = paired(page.in_prose, "mem", "random")
+    says = decided(*mem[1:], "No", "In part", "That is not shown")
+    content = decided(
+        *own[1:],
+        "so holding the text makes it worse than holding nothing",
+        "so holding the text makes it better than holding nothing",
+        "which includes 0, so whether it matters here what the vector holds is open",
+    )
+    return Answer(
+        page.setting,
+        "Can a vector take the place of its text?",
+        f"{says}: in its text's place it changes the cost of a token of what follows by "
+        f"**{words.interval(*mem, 2)} bits**, the text itself by {words.interval(*text, 2)}; own minus random vector "
+        f"is {words.interval(*own, 2)}, {content}.",
+        rests=f"Means and 95 % intervals over {words.counted(page.prose)} passages, exact horizons of "
+        f"{words.range(page.prose['length'])} tokens, {words.budgets(page.prose)} each",
+        sure="open" if says == "That is not shown" else "holds here only",
+        why="one small model, and vectors made only to have their text said",
     )
 
 
-def show_continued_table(page: Page) -> Exhibit:
-    """What the true continuation costs, by what stands in front."""
-    length, own = (paired(page.in_prose, "mem", other) for other in ("random", "other mem"))
+def show_continued(page: Page) -> Exhibit:
+    """What the true continuation costs along its tokens, by what stands in front, and how the fronts differ."""
+    others = [other for other in ("random", "other mem") if (page.in_prose["what"] == other).any()]
+    told = [f"{_told(page.in_prose, 'mem', other)} against {FRONTS[other]}" for other in others]
     caption = (
-        f"**Behind its own vector the continuation costs {words.bits(*length)} a token more than behind a random one "
-        f"as long, and {words.bits(*own)} more than behind that of another passage; below 0 it costs less.** These "
-        "are differences passage by passage, in prose. Shown is what stands in front of the true continuation, what a "
-        f"token of it costs, and what that saves over nothing in front. {page.following} tokens, or as many as there "
-        f"are; 95 % intervals, drawing passages anew; n = {len(page.runs)} passages. {page.setting}. "
-        f"{words.cost(page.runs)}."
+        f"**In bits a token, mem costs {words.listed(told)}.** Undecided: the interval includes 0, so dearer and "
+        f"cheaper both fit. Differences passage by passage, n = {len(page.prose)}, 95 % intervals. Figure: the true "
+        "continuation, eight tokens a mark, mean ± standard error."
     )
-    return Exhibit(caption, continued_table(page.continued))
-
-
-def show_continued_figure(page: Page) -> Exhibit:
-    """The same along the continuation, without the text and with it."""
-    behind, blind = (paired(page.in_prose, front, "text") for front in ("mem, text", "random, text"))
-    near = paired(page.in_prose[page.in_prose["position"] <= 8], "mem, text", "text")
-    caption = (
-        f"**With the text there too, mem adds {words.bits(*behind)} a token to what the continuation costs; over its "
-        f"first eight scored tokens {words.bits(*near)}.** A random vector in the same place adds "
-        f"{words.bits(*blind)}. Differences passage by passage to the text alone; below 0 it helps. Bits a token of "
-        "the true continuation against the place in it, eight tokens a mark, mean and standard error over passages; n "
-        f"= {len(page.prose)}, {page.counted}. {page.setting}."
-    )
-    return Exhibit(caption, continued_figure(page.in_prose))
+    by_text = Fold("Cost over nothing in front, bits a token, by text", continued_table(page.continued))
+    return Exhibit(caption, continued_figure(page.in_prose), compared_table(page.in_prose), by_text)
 
 
 def show_written_table(page: Page) -> Exhibit:
     """What the model writes on, in numbers."""
-    wrote = page.wrote
-    dearer = paired(wrote, "mem, text", "text", by="writer")
-    same = wrote[wrote["writer"] == "mem, text"]["same"].mean()
-    copied = wrote.groupby("writer")["copied"].max()
+    same = words.share_mean(page.wrote[page.wrote["writer"] == "mem, text"]["same"])
     ahead = max(0, (page.runs["trace_length"].map(max) - page.runs["length"]).max())
     caption = (
-        f"**Behind mem and its text the model writes other things than behind the text: {same:.0%} of {page.writes} "
-        f"tokens are the same.** To the model without mem they cost {words.bits(*dearer)} a token more. The longest "
-        f"run that it copies out of its own text has {copied['mem, text']} tokens behind mem, {copied['text']} behind "
-        "the text alone. *Until the first other*: how many tokens are those written behind the text alone. *Written "
-        f"before*: share of runs of four tokens that repeat one. Up to {ahead} tokens past the horizon were in the "
-        "loss of the vector, so some true tokens may come first. Means over passages, 95 % intervals; n = "
-        f"{len(page.prose)}, {page.counted}. {page.setting}."
+        f"**Behind mem and its text, {same} of {page.writes} tokens are as behind the text alone; they cost "
+        f"{_told(page.wrote, 'mem, text', 'text', by='writer')} bits a token more.** *Written before*: share of runs "
+        f"of four tokens. Up to {ahead} tokens past the horizon were in the vector's loss. n = {len(page.prose)}; "
+        "95 % intervals."
     )
-    return Exhibit(caption, written_table(wrote))
+    return Exhibit(caption, written_table(page.wrote))
 
 
 def show_written_examples(page: Page) -> Exhibit:
-    """What the model writes on, of the first two passages of each source."""
+    """What the model writes on, of the first passage of each source."""
     from IPython.display import HTML
 
-    few = page.prose.groupby("source").head(2)["passage"]
+    few = page.prose.groupby("source").head(1)["passage"]
     with pd.option_context("display.max_colwidth", None):
         table = HTML(written_examples(page.wrote, few).to_html(notebook=True))
-    caption = (
-        f"**What was written behind {len(few)} of the passages:** the first two of each source, as Python writes "
-        f"strings. {page.setting}."
-    )
-    return Exhibit(caption, table)
+    return Exhibit(f"**What was written behind {len(few)} passages:** the first of each source, not chosen.", table)
 
 
 def show_cloze(page: Page) -> Exhibit:
     """Whether the model, asked for a word, names that of the text."""
     asked = cloze(page.lm, page.fronts, page.held, word_pairs(page.held, page.lm.tokenizer))
-    said = "no pairs of words"
+    table, said = cloze_table(asked), "No pairs of words"
     if len(asked):
-        answers = cloze_summary(asked)
-        shares = {what: words.percent(row["right"], row["low"], row["high"]) for what, row in answers.iterrows()}
         right = asked.assign(right=asked["bits"] > 0)
-        over, low, high = (100 * share for share in paired(right, "mem", "nothing", "right"))
-        said = (
-            f"the model finds the true word likelier in {shares['mem']} of pairs behind mem, {shares['text']} behind "
-            f"the text, {shares['nothing']} with nothing in front; from nothing to mem that is {over:+.0f} points "
-            f"({low:+.0f} to {high:+.0f})"
-        )
+        over = f"{_told(right, 'mem', 'nothing', 'right')} points over nothing"
+        over = f"{over}, {_told(right, 'mem', 'random', 'right')} over a random vector"
+        share = table.loc["mem", "true word likelier"]
+        said = f"Behind mem the true word is likelier in {share} of pairs: {over}"
     caption = (
-        f"**Asked for a word, {said}.** Pairs of a rare word of the text and one of another passage; the prompt is "
-        f"{PROMPT!r}, and the word follows after a blank. Chance is one half; with nothing in front the words alone "
-        "decide, so that row shows how well they are matched. *By*: how much likelier the true word is. Each passage "
-        f"counted alike; 95 % intervals, drawing passages anew. {page.counted}. {page.setting}."
+        f"**{said}.** Chance is one half; with nothing in front the words alone decide. "
+        f"{asked.groupby(['passage', 'word']).ngroups} pairs in {asked['passage'].nunique()} passages, each passage "
+        "counted alike; 95 % intervals."
     )
-    return Exhibit(caption, cloze_table(asked))
+    return Exhibit(caption, table)
 
 
-def show_middle_figure(page: Page) -> Exhibit:
+def show_middle(page: Page) -> Exhibit:
     """How many true tokens the model needs to go on from the middle."""
-    right = middle_summary(page.middle)["right"]
-    few = right[np.isfinite(right.index.get_level_values("left"))].groupby("what").max()
-    whole, none = (right[what, np.inf] for what in ("mem", "nothing"))
-    begin = "With"
+    table, few, told = middle_table(page.middle), page.middle[np.isfinite(page.middle["left"])], []
     if len(few):
-        begin = (
-            f"With a few true tokens seen at most {few['mem']:.0%} of tokens are right behind mem, and at most "
-            f"{few['nothing']:.0%} behind nothing; with"
-        )
+        over = _told(few, "mem", "nothing", "right")
+        told = [f"with {words.range(few['left'].astype(int))} seen, mem adds {over} points over nothing"]
+    whole = f"{table.loc['mem', seen(np.inf)]} behind mem, {table.loc['nothing', seen(np.inf)]} behind nothing"
     caption = (
-        f"**{begin} the whole text before the token seen, {whole:.0%} behind mem and {none:.0%} without.** Tokens of "
-        "the second half of the text, foretold from mem and some true tokens right before them. Left: share that is "
-        "the argmax; right: bits a token. Mean and standard error over passages, n = "
-        f"{page.middle['passage'].nunique()}; one token in {page.every} of the second half; longer stretches only "
-        f"where they fit. {page.counted}. {page.setting}."
+        f"**Tokens right: {'; '.join([*told, f'with all before them seen, {whole}'])}.** One token in "
+        f"{page.every} of the text's second half; longer stretches only where they fit. Mean ± standard error; "
+        f"brackets: 95 % intervals; n = {page.middle['passage'].nunique()}."
     )
-    return Exhibit(caption, from_the_middle_figure(page.middle))
-
-
-def show_middle_table(page: Page) -> Exhibit:
-    """The same in numbers."""
-    caption = (
-        "**The same in numbers: tokens right, by how many true tokens are seen.** Each passage counted alike; 95 % "
-        f"intervals in brackets, drawing passages anew; n = {page.middle['passage'].nunique()}. {page.setting}."
-    )
-    return Exhibit(caption, middle_table(page.middle))
+    folded = Fold("Tokens right, by how many true tokens are seen", table)
+    return Exhibit(caption, from_the_middle_figure(page.middle), folded)
 
 
 def glue_numbers(page: Page) -> None:
     """Numbers that other pages quote."""
-    glue(steering_share=_share(page.costs.loc["mem"]), n_steering=f"{len(page.prose)}")
+    mem = continued_summary(page.in_prose).loc["mem"]
+    share = words.percent(mem["share"], mem["share_low"], mem["share_high"])
+    glue(steering_share=share, n_steering=f"{len(page.prose)}")

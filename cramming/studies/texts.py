@@ -15,11 +15,12 @@ from cramming.models import load
 from cramming.results import rows
 from cramming.results.plans import load_plan
 from cramming.studies import _words as words
-from cramming.studies._figures import source_marks, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import WIDTH, source_marks, styled
+from cramming.studies._page import Answer, Exhibit
 from cramming.texts import Passage, passages
 
-SOURCES = ("novels", "fresh", "random")  # those that come with the companion
+# Those that come with the companion, in words.
+SOURCES = {"novels": "novels", "fresh": "fresh texts", "random": "random words"}
 
 
 class Page:
@@ -35,10 +36,13 @@ class Page:
     def __init__(self, scale: str, n: int, length: int, seed: int) -> None:
         lm = load(load_plan(scale).models[0])
         some = [p for source in SOURCES for p in passages(source, lm.tokenizer, n=n, length=length, seed=seed)]
+        self.n, self.length = n, length
         self.sizes, self.surprise = sizes(some), rows.surprise(lm, some)
+        self.costs = costs(self.surprise)
+        said = rows.circumstances(lm)
         self.setting = (
-            f"{lm.name} ({lm.provenance}); {n} passages a source, the first {length} tokens of each, seed {seed}; "
-            f"{rows.device_name(lm.device)}"
+            f"{lm.name} ({lm.provenance}), no mem vector; {said['dtype']} on {said['device']}; {', '.join(SOURCES)}; "
+            f"{said['versions']}"
         )
 
 
@@ -50,28 +54,43 @@ def sizes(passages: Sequence[Passage]) -> pd.DataFrame:
     )
 
 
+def costs(surprise: pd.DataFrame) -> pd.DataFrame:
+    """What passages cost the model without mem: one row a passage.
+
+    Args:
+        surprise: From `cramming.results.rows.surprise`.
+
+    Returns:
+        Columns source, passage, bits (a token, mean) and early (by how many bits a token its first eighth costs more
+        than the rest).
+    """
+    early = surprise["position"] <= max(1, surprise["position"].max() / 8)
+    every, first, rest = (
+        some.groupby(["source", "passage"], sort=False)["nats"].mean().map(metrics.nats_to_bits)
+        for some in (surprise, surprise[early], surprise[~early])
+    )
+    return pd.DataFrame({"bits": every, "early": first - rest}).reset_index()
+
+
 def text_table(sizes: pd.DataFrame, surprise: pd.DataFrame) -> pd.DataFrame:
-    """What passages are like, one row a source: sizes, and what they cost the model without mem.
+    """What passages are like, one row a source: what they cost the model without mem, and sizes.
 
     Args:
         sizes: From `cramming.studies.texts.sizes`.
         surprise: From `cramming.results.rows.surprise`, of the same passages.
     """
-    lines = {}
+    lines, of = {}, dict(tuple(costs(surprise).groupby("source")))
     for source, some in sizes.groupby("source", sort=False):
-        scored = surprise[surprise["source"] == source]
-        bits = scored.groupby("passage")["nats"].mean().map(metrics.nats_to_bits)
+        scored, cost = surprise[surprise["source"] == source], of[source]
         # Characters of the tokens that are scored, as nearly as one can say: all but the first token's share.
         characters = some["characters"] * (1 - 1 / some["tokens"])
         lines[source] = {
-            "passages": len(some),
-            "tokens of each": words.range(some["tokens"]),
-            "words": words.range(some["words"]),
-            "characters a token": f"{some['characters'].sum() / some['tokens'].sum():.2f}",
-            "bits a token": words.spread(bits.mean(), bits.std(), 2),
-            "range": f"{bits.min():.2f} to {bits.max():.2f}",
-            "bits a character": f"{metrics.nats_to_bits(scored['nats'].sum()) / characters.sum():.2f}",
+            "bits a token": words.spread(cost["bits"].mean(), cost["bits"].std(), 2),
+            "more at the start": words.interval(cost["early"].mean(), *metrics.bootstrap_ci(cost["early"])),
             "already the argmax": f"{(scored['least_nats'] == 0).mean():.0%}",
+            "bits a character": f"{metrics.nats_to_bits(scored['nats'].sum()) / characters.sum():.2f}",
+            "characters a token": f"{some['characters'].sum() / some['tokens'].sum():.2f}",
+            "words": words.range(some["words"]),
         }
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("text")
 
@@ -83,44 +102,50 @@ def surprise_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.results.rows.surprise`.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[1, 1.3])
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 6.4), height_ratios=[1, 1.3])
     bits = frame.assign(bits=frame["nats"].map(metrics.nats_to_bits))
     sources = source_marks(frame["source"])
     edges = np.unique(np.geomspace(1, frame["position"].max() + 1, 13).astype(int))
     for place, (source, (colour, marker)) in enumerate(sources.items()):
         some = bits[bits["source"] == source]
         means = np.sort(some.groupby("passage")["bits"].mean())
-        spread = (np.arange(len(means)) % 5 - 2) * 0.06
-        left.scatter(means, place + spread, color=colour, marker=marker, s=30, edgecolor="black", linewidth=0.5)
+        spread = (np.arange(len(means)) % 5 - 2) * 0.09
+        above.scatter(means, place + spread, color=colour, marker=marker, s=30, edgecolor="black", linewidth=0.5)
         binned = some.groupby(pd.cut(some["position"], edges, right=False, labels=edges[:-1]), observed=True)["bits"]
-        right.plot(binned.mean().index.astype(int), binned.mean(), color=colour, marker=marker, label=source)
-    left.set_yticks(range(len(sources)), sources)
-    left.set(xlabel="bits a token, mean of a passage", xlim=(0, None), ylim=(len(sources) - 0.5, -0.5))
-    left.grid(visible=False, axis="y")
-    right.set(xscale="log", xlabel="position in the passage (log scale)", ylabel="bits a token", ylim=(0, None))
-    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    right.legend()
+        below.plot(binned.mean().index.astype(int), binned.mean(), color=colour, marker=marker, label=source)
+    above.set_yticks(range(len(sources)), sources)
+    above.set(xlabel="bits a token, mean of a passage", xlim=(0, None), ylim=(len(sources) - 0.5, -0.5))
+    above.grid(visible=False, axis="y")
+    below.set(xscale="log", xlabel="position in the passage (log scale)", ylabel="bits a token", ylim=(0, None))
+    below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    figure.legend(*below.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
-def show_table(page: Page) -> Exhibit:
-    """What the texts are like, by source."""
-    caption = (
-        f"**What the texts are like.** {page.setting}. Bits are cross-entropy of the plain text in the model, token 0 "
-        "left out; mean ± sample standard deviation over passages. *Already the argmax*: tokens that the model would "
-        "say by itself, given those before."
+def show_answer(page: Page) -> Answer:
+    """What a token of each text costs."""
+    of = dict(tuple(page.costs.groupby("source")["bits"]))
+    told = [f"{words.spread(of[source].mean(), of[source].std())} bits in {said}" for source, said in SOURCES.items()]
+    return Answer(
+        page.setting,
+        "How hard are the texts, before any vector is there?",
+        f"Given the tokens before it, a token costs the model **{words.listed(told)}**.",
+        rests=(
+            f"Mean ± standard deviation over {page.n} passages a text, the first {page.length} tokens of each; one "
+            "forward pass each, no runs"
+        ),
+        sure="holds here only",
+        why="bits are those of one small model",
     )
-    return Exhibit(caption, text_table(page.sizes, page.surprise))
 
 
 def show_surprise(page: Page) -> Exhibit:
-    """What they cost, by passage and by position."""
-    mean = page.surprise.groupby(["source", "passage"])["nats"].mean().groupby("source").mean()
-    random, fresh = mean["random"] / mean["novels"], mean["fresh"] / mean["novels"]
+    """What texts cost, by passage and by position, and what they are like."""
+    of = dict(tuple(page.costs.groupby("source")["bits"]))
+    random, fresh = (words.difference(of[source], of["novels"]) for source in ("random", "fresh"))
     caption = (
-        f"**Random words cost {random:.1f} times as many bits a token as novels, fresh texts {fresh:.1f} times.** "
-        "Left: each passage's mean. Right: mean over passages by position: the second token is dear in any text, and "
-        "from the third on running text goes on getting cheaper with what has been said, random words less so. "
-        f"{page.setting}."
+        f"**Random words cost {random} bits a token over novels, fresh texts {fresh}**, with 95 % intervals. One mark "
+        f"a passage, n = {page.n} a text; below, means. *More at the start*: the first eighth less the rest, bits a "
+        "token. *Already the argmax*: what the model says unaided. Token 0 is left out."
     )
-    return Exhibit(caption, surprise_figure(page.surprise))
+    return Exhibit(caption, surprise_figure(page.surprise), text_table(page.sizes, page.surprise))

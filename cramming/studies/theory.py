@@ -10,27 +10,49 @@ from matplotlib.figure import Figure
 
 from cramming import metrics
 from cramming.results.published import hub_id, published
-from cramming.results.rows import horizons, of_kind
+from cramming.results.rows import gains, horizons
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, source_marks, styled
-from cramming.studies._page import Exhibit
+from cramming.studies._figures import COLOURS, WIDTH, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, Fold
 from cramming.studies._page import Page as AnyPage
 
 
 class Page(AnyPage):
-    """Bound and use of one mem vector, published and here."""
+    """Bound and use of one mem vector, published and here.
+
+    Attributes:
+        theory: From `theory`.
+        said: Its published rows.
+        used: From `used`.
+        running: The running text that random words are set against.
+    """
 
     def __init__(self, scale: str) -> None:
         super().__init__("theory", scale)
-        self.theory = theory(self.results)
-        self.here = self.theory[self.theory["here"]]
+        self.theory, self.used = theory(self.results), used(self.results)
+        self.said = self.theory[~self.theory["here"]]
+        self.running = next(iter(source_marks(self.used["source"])))
 
     @cached_property
     def ratio(self) -> pd.DataFrame:
         """Shares of the bound that PG-19 uses over those of random words: one row a published model that has both."""
-        said = self.theory[~self.theory["here"]].set_index("model")
-        used = {source: some[["tokens_used", "bits_used"]] for source, some in said.groupby("source")}
-        return (used["pg19"] / used["random"]).dropna(subset="tokens_used")
+        by_text = {
+            text: some[["tokens_used", "bits_used"]] for text, some in self.said.set_index("model").groupby("source")
+        }
+        return (by_text["pg19"] / by_text["random"]).dropna(subset="tokens_used")
+
+
+def used(results: pd.DataFrame) -> pd.DataFrame:
+    """What each horizon uses of the bound for 16-bit numbers.
+
+    Returns:
+        The rows of `cramming.results.rows.gains` and their columns, with tokens_used and bits_used in per cent.
+    """
+    runs = gains(results)
+    bound = [metrics.theoretical_capacity(row.width, row.vocab_size) for row in runs.itertuples()]
+    return runs.assign(
+        tokens_used=100 * runs["token_gain"] / bound, bits_used=100 * runs["bits"] / (16 * runs["width"])
+    )
 
 
 def theory(results: pd.DataFrame) -> pd.DataFrame:
@@ -75,20 +97,31 @@ def theory_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`theory` as a page shows it: one row a model and text."""
     return pd.DataFrame(
         {
-            "model": [f"{r.model} ({'here' if r.here else 'published'})" for r in frame.itertuples()],
-            "text": frame["source"],
-            "width d": frame["width"],
-            "bound, tokens: 32-bit": frame["bound_32"].map("{:,.0f}".format),
-            "16-bit": frame["bound_16"].map("{:,.0f}".format),
-            "8-bit": frame["bound_8"].map("{:,.0f}".format),
-            "token gain, tokens": frame["token_gain"].map("{:,.1f}".format),
-            "of the 16-bit bound": frame["tokens_used"].map("{:.1%}".format),
+            "model": [f"{r.model} ({f'here, n = {r.n}' if r.here else 'published'})" for r in frame.itertuples()],
+            "used, in tokens": frame["tokens_used"].map("{:.1%}".format),
+            "in bits": frame["bits_used"].map("{:.1%}".format),
+            "token gain": frame["token_gain"].map("{:,.1f}".format),
             "information gain, bits": frame["information_bits"].map("{:,.0f}".format),
-            "of 16 d bits": frame["bits_used"].map("{:.1%}".format),
-            "of 32 d": (frame["bits_used"] / 2).map("{:.1%}".format),
-            "of 8 d": (frame["bits_used"] * 2).map("{:.1%}".format),
+            "bound, tokens (8 to 32 bits)": [
+                f"{r.bound_16:,.0f} ({r.bound_8:,.0f} to {r.bound_32:,.0f})" for r in frame.itertuples()
+            ],
+            "text": frame["source"],
         }
     ).set_index("model")
+
+
+def used_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """`used` as a page shows it: one row a text."""
+    rows = {}
+    for source in source_marks(runs["source"]):
+        some = runs[runs["source"] == source]
+        rows[f"{source} (n = {len(some)})"] = {
+            "used in tokens, %": words.mean(some["tokens_used"], 1),
+            "in bits, %": words.mean(some["bits_used"], 1),
+            "token gain": words.spread(some["token_gain"].mean(), some["token_gain"].std()),
+            "information gain, bits": words.spread(some["bits"].mean(), some["bits"].std(), 0),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
 
 @styled
@@ -105,61 +138,72 @@ def utilisation_figure(frame: pd.DataFrame) -> Figure:
     running = some[some["source"] != "random"].drop_duplicates("model").sort_values("tokens_used")
     places = {model: place for place, model in enumerate(running["model"])}
     random = some[(some["source"] == "random") & some["model"].isin(places)]
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(places) + 1.4), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 0.44 * len(places) + 1.4), sharex=True)
+    here = set(frame.loc[frame["here"], "model"])
     for axis, column, label in ((axes[0], "tokens_used", "tokens"), (axes[1], "bits_used", "bits")):
         for kind, one, colour, marker in (
             ("running text", running, COLOURS[0], "o"),
             ("random words", random, COLOURS[1], "^"),
         ):
-            axis.plot(one[column] * 100, one["model"].map(places), marker, color=colour, markersize=8,
+            axis.plot(one[column] * 100, one["model"].map(places), marker, color=colour, markersize=7,
                       markeredgecolor="black", markeredgewidth=0.5, label=kind)  # fmt: skip
         ends = pd.concat([running, random]).groupby("model")[column].agg(["min", "max"]) * 100
         axis.hlines(ends.index.map(places), ends["min"], ends["max"], color="#777777", linewidth=1, zorder=0)
-        axis.set(xlabel=f"share of the 16-bit bound, in {label}, %", xlim=(0, None))
-    here = set(frame.loc[frame["here"], "model"])
-    axes[0].set_yticks(range(len(places)), [f"{model}, here" if model in here else model for model in places])
-    axes[0].legend(loc="lower right", fontsize="small")
+        axis.set(title=f"in {label}", xlim=(0, None))
+        axis.set_yticks(range(len(places)), [f"{model}, here" if model in here else model for model in places])
+    axes[1].set_xlabel("share of the 16-bit bound, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def show_table(page: Page) -> Exhibit:
-    """Bound and use by model and text."""
-    counts = ", ".join(f"{row.n} {row.source}" for row in page.here.itertuples())
-    caption = (
-        "**Bound and use of one mem vector.** *Published*: Kuratov et al., PG-19, fan fiction and random words; gains "
-        f"are means over runs beyond capacity, number of runs not published. *Here*: {page.setting}; exact horizons "
-        f"of {counts} passages within {words.budgets(of_kind(page.results, 'horizon'))}; gains are means over "
-        "passages, and the information of token 0 is left out."
+def show_answer(page: Page) -> Answer:
+    """How much of its bound one vector uses."""
+    by_text, said = dict(tuple(page.used.groupby("source"))), page.said["tokens_used"]
+    tokens, bits, *random = (
+        words.mean(by_text[text][column], 1)
+        for text in (page.running, "random")
+        for column in ("tokens_used", "bits_used")
     )
-    return Exhibit(caption, theory_table(page.theory))
+    return Answer(
+        page.setting,
+        "How much of what it could hold does one vector use?",
+        f"With {page.running} one vector uses **{tokens} % of its 16-bit bound in tokens and {bits} % in bits**, "
+        f"with random words {random[0]} and {random[1]} %; the {page.said['model'].nunique()} published models use "
+        f"{said.min() * 100:.1f} to {said.max() * 100:.1f} % in tokens.",
+        rests="Ours: mean with its 95 % interval over "
+        f"{words.counted(page.used)} passages, {words.budgets(page.used)} each",
+        sure="holds here only",
+        why="one small model, a budget that ends its horizons, and 16 bits a number by convention",
+    )
 
 
 def show_utilisation(page: Page) -> Exhibit:
-    """Figure 5, with our model."""
-    tokens, bits = page.ratio["tokens_used"], page.ratio["bits_used"]
-    caption = (
-        "**In tokens, running text gets further than random words; in bits it hardly does.** Mean gain over the bound "
-        "for 16-bit numbers, one row a model, ordered by tokens. Running text is PG-19 for published models and "
-        f"{next(iter(source_marks(page.here['source'])))} for ours. Over the {len(page.ratio)} published models the "
-        f"share of running text over that of random words is {tokens.median():.2f} in tokens (median; "
-        f"{tokens.min():.2f} to {tokens.max():.2f}) and {bits.median():.2f} in bits ({bits.min():.2f} to "
-        f"{bits.max():.2f}). {page.setting}."
+    """Figure 5, with our model, and its numbers behind it."""
+    tokens, bits = (
+        words.within(page.ratio[name].median(), page.ratio[name].min(), page.ratio[name].max(), 2)
+        for name in ("tokens_used", "bits_used")
     )
-    return Exhibit(caption, utilisation_figure(page.theory))
+    caption = (
+        f"**In tokens published models use {tokens} times as much with running text as with random words, in bits "
+        f"{bits} times.** Median and range of {len(page.ratio)} models; no interval can be had. Running text: PG-19 "
+        f"published, {page.running} here. Published gains: means over runs beyond capacity; ours: over horizons, "
+        "without token 0's bits."
+    )
+    table = Fold(f"Bound and use of every model and text: {len(page.theory)} rows", theory_table(page.theory))
+    return Exhibit(caption, utilisation_figure(page.theory), table)
 
 
-def show_claim(page: Page) -> Exhibit:
-    """What is sure of the paper's claim."""
-    shares = "; ".join(
-        f"{row.source}: {row.tokens_used:.1%} of the bound in tokens, {row.bits_used:.1%} in bits"
-        for row in page.here.itertuples()
+def show_used(page: Page) -> Exhibit:
+    """What our vectors use, by text."""
+    by_text = dict(tuple(page.used.groupby("source")))
+    tokens, bits = (
+        words.difference(by_text["random"][column], by_text[page.running][column])
+        for column in ("tokens_used", "bits_used")
     )
     return Exhibit(
-        f"Measured here, one model: {shares}. A small part, as published. **Counted in bits, random words use more "
-        f"of the vector than novels, here as for {(page.ratio['bits_used'] < 1).sum()} of the {len(page.ratio)} "
-        "published models**; only where models are large do the two meet. That information rather than length is "
-        "what is limited is the better description, but not an exact law. Sure is this of the published numbers, "
-        "which were recomputed from the authors' files. Of ours it is less sure: our horizons end with a budget, so "
-        "they are lower bounds, one model says nothing of size, and its 16 bits are a convention, since its weights "
-        "have four."
+        f"**Here, random words less {page.running} is {bits} percentage points of the bits, and {tokens} of the "
+        "tokens.** Differences and shares: mean with its 95 % interval; gains: mean ± standard deviation over "
+        f"passages. Of the {len(page.ratio)} published models {(page.ratio['bits_used'] < 1).sum()} use more of their "
+        "bits with random words.",
+        used_table(page.used),
     )

@@ -15,8 +15,8 @@ from cramming.errors import CrammingError
 from cramming.results.published import hub_id, published
 from cramming.results.rows import horizons, of_kind
 from cramming.studies import _words as words
-from cramming.studies._figures import COLOURS, horizon_growth_figure, shown, source_marks, styled
-from cramming.studies._page import Exhibit, glue
+from cramming.studies._figures import COLOURS, WIDTH, horizon_growth_figure, shown, source_marks, styled
+from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 
 
@@ -75,17 +75,15 @@ def protocol_table(comparison: pd.DataFrame) -> pd.DataFrame:
     """`protocols` as a page shows them: one row a length."""
     return pd.DataFrame(
         {
-            "length, tokens": comparison["length"],
-            "passages": comparison["n"],
-            "paper's recipe: accuracy": comparison["accuracy"].map("{:.3f}".format),
-            "solved (accuracy 1)": comparison["solved"],
-            "decode exactly, token 0 given": comparison["exact"],
+            "tokens": comparison["length"],
+            "ours: exact": comparison["horizon_exact"],
+            "paper's: accuracy": comparison["accuracy"].map("{:.3f}".format),
+            "at accuracy 1": comparison["solved"],
+            "exact, token 0 given": comparison["exact"],
             "tokens decoded, mean": comparison["greedy_tokens"].map("{:.1f}".format),
-            "steps, mean": comparison["steps"].map("{:,.0f}".format),
             "processor seconds, mean": comparison["cpu_seconds"].map("{:,.0f}".format),
-            "ours: passages exact at this length": comparison["horizon_exact"],
         }
-    ).set_index("length, tokens")
+    ).set_index("tokens")
 
 
 def published_table() -> pd.DataFrame:
@@ -98,11 +96,11 @@ def published_table() -> pd.DataFrame:
     }
     frame = pd.DataFrame(
         {
-            "model": models["name"] + " (published)",
-            "parameters, billions": models["params_billion"],
-            "width d": models["hidden_size"],
-            "16-bit bound, tokens": models["theoretical_capacity_tokens"],
+            "model": models["name"],
             **{name: column.reindex(models.index).astype("Int64") for name, column in by_source.items()},
+            "16-bit bound, tokens": models["theoretical_capacity_tokens"],
+            "width d": models["hidden_size"],
+            "parameters, billions": models["params_billion"],
         }
     ).sort_values("pg19, tokens", ascending=False)
     return frame.astype(object).where(frame.notna(), "").set_index("model")
@@ -133,7 +131,7 @@ def capacity_by_model_figure(capacity: pd.DataFrame, ours: pd.DataFrame) -> Figu
         }
     )
     both = pd.concat([said.assign(here=False), mine.assign(here=True)]).sort_values("tokens", ignore_index=True)
-    figure, axis = plt.subplots(figsize=(8.5, 0.34 * len(both) + 1.2))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(both) + 1.2))
     for here, colour, label in (
         (False, COLOURS[2], "published: mean accuracy ≥ 0.99"),
         (True, COLOURS[0], "measured here: mean exact horizon ± 1 sd"),
@@ -149,7 +147,7 @@ def capacity_by_model_figure(capacity: pd.DataFrame, ours: pd.DataFrame) -> Figu
     axis.set(xscale="log", xlabel="tokens in one vector (log scale)", xlim=(10, 6000))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower right", fontsize="small")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
@@ -160,7 +158,7 @@ def horizons_by_source_figure(runs: pd.DataFrame) -> Figure:
     Args:
         runs: Horizon rows of the store.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     labels = []
     for place, (source, (colour, marker)) in enumerate(source_marks(runs["source"]).items()):
         tokens = np.sort(runs.loc[runs["source"] == source, "length"].to_numpy())
@@ -183,7 +181,7 @@ def protocols_figure(comparison: pd.DataFrame) -> Figure:
     Args:
         comparison: `cramming.studies.tokens_per_vector.protocols`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
     lengths = comparison["length"]
     for share, colour, style, label in (
         (comparison["accuracy"], COLOURS[1], "s-", "paper's recipe: mean accuracy"),
@@ -195,91 +193,67 @@ def protocols_figure(comparison: pd.DataFrame) -> Figure:
     axis.annotate("0.99, the paper's threshold", (lengths.max(), metrics.THRESHOLD), (0, 4), ha="right",
                   textcoords="offset points", fontsize="small")  # fmt: skip
     axis.set(xlabel="tokens of the passage", ylabel="share", ylim=(-0.04, 1.12), xticks=lengths)
-    axis.legend(loc="lower left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
-def show_horizon_table(page: Page) -> Exhibit:
-    """Horizons by text."""
-    caption = (
-        f"**Horizons by text.** {page.setting}. Mean ± sample standard deviation over passages; the interval of the "
-        "mean is a bootstrap over passages. Information gain leaves token 0 out. The bound is d · 16 / log2(V) "
-        f"tokens. {words.cost(page.runs)}."
+def show_answer(page: Page) -> Answer:
+    """How many tokens one vector holds, exactly."""
+    by_text = page.summary.set_index("source")
+    told = [
+        f"{words.spread(by_text['mean'][source], by_text['sd'][source], 0)} tokens of {source}"
+        for source in source_marks(by_text.index)
+    ]
+    growing = (page.runs["ended"] == "budget").mean()
+    return Answer(
+        page.setting,
+        "How many tokens does one vector hold?",
+        f"One vector of {page.runs['width'].iloc[0]:,} numbers gives back **{words.listed(told)}**, word for word, by "
+        "decoding from the vector alone.",
+        rests=f"Mean ± standard deviation over {words.counted(page.runs)} passages, {words.budgets(page.runs)} each",
+        sure="holds here only",
+        why=f"one small model, and a lower bound: {growing:.0%} of the runs ended with their budget, still growing",
     )
-    return Exhibit(caption, words.horizon_table(page.results))
 
 
 def show_horizons(page: Page) -> Exhibit:
-    """Every passage's horizon, by text."""
+    """Every passage's horizon, by text, and the same in numbers."""
     ordered = page.summary.sort_values("mean")
-    shortest, longest = ordered.iloc[0], ordered.iloc[-1]
-    counts = ", ".join(f"{row.n} {row.source}" for row in page.summary.itertuples())
+    shortest, longest = ordered.iloc[0]["source"], ordered.iloc[-1]["source"]
+    of = dict(tuple(page.runs.groupby("source")["length"]))
     caption = (
-        f"**{longest['source'].capitalize()} texts go furthest: {longest['mean']:.0f} tokens on average, against "
-        f"{shortest['mean']:.0f} for {shortest['source']} ones.** One mark a passage, vertical offset only to keep "
-        "equal ones apart; above them the mean (diamond) with its 95 % bootstrap interval. "
-        f"{page.setting}; n = {counts} passages, each with a budget of {words.budgets(page.runs)}."
+        f"**From {longest} to {shortest} horizons differ by {words.difference(of[longest], of[shortest])} "
+        "tokens, with the 95 % interval of the difference.** One mark a passage; diamond and bar: mean with its 95 % "
+        "interval. Information gain leaves token 0 out. The bound is d · 16 / log2(V) tokens."
     )
-    return Exhibit(caption, horizons_by_source_figure(page.runs))
-
-
-def show_explored(page: Page, n: int) -> Exhibit:
-    """What the explorer shows, of n passages."""
-    return Exhibit(
-        f"**The first {n} passages by name, two a source.** Surprisal is in bits, given the true tokens before; "
-        "*right* is the argmax, given the same: in an exact prefix, every token. The step is the first by which the "
-        "token and all before it were known to be right; a prefix begins with several tokens, which are known "
-        "together. Only the last vector of a passage was kept, so the slider moves through the steps, and surprisal "
-        "with mem stays that of the last vector. Without mem the model says nothing of the first token. "
-        f"{page.setting}; {words.budgets(page.runs)} a passage."
-    )
+    return Exhibit(caption, horizons_by_source_figure(page.runs), words.horizon_table(page.results))
 
 
 def show_growth(page: Page) -> Exhibit:
     """The prefix under optimisation against what was spent."""
     caption = (
         "**The prefix is still growing when the budget ends.** The prefix under optimisation, which reaches 8 tokens "
-        "past the longest exact one, against token passes (tokens through forward and backward, summed over steps). "
-        f"Thin: passages; bold: mean of a source. {page.setting}; n = {len(page.runs)} passages."
+        "past the longest exact one, against token passes: tokens through forward and backward, summed over steps. "
+        f"Thin: n = {len(page.runs)} passages; bold: mean of a text."
     )
     return Exhibit(caption, horizon_growth_figure(page.runs))
 
 
-def show_protocol_table(page: Page) -> Exhibit:
-    """The paper's recipe by length."""
-    sources = ", ".join(page.results.query("recipe == 'paper'")["source"].unique())
-    caption = (
-        f"**The paper's recipe by length.** {page.setting}, {sources}. *Solved* counts runs that reached accuracy 1. "
-        "The last column counts, of the same passages, those whose horizon by our recipe reaches the length, token 0 "
-        "included."
-    )
-    return Exhibit(caption, protocol_table(page.protocols))
-
-
 def show_protocols(page: Page) -> Exhibit:
-    """Both protocols against length."""
+    """Both protocols against length, and the same in numbers."""
     last = page.protocols.iloc[-1]
     exact, ours = last["exact"] / last["n"], last["horizon_exact"] / last["n"]
     caption = (
-        f"At {last['length']:.0f} tokens the paper's recipe decodes {exact:.0%} of {last['n']:.0f} passages exactly, "
-        f"for {last['cpu_seconds']:.0f} processor seconds a passage on average. Our recipe has {ours:.0%} of the same "
-        "passages exact at that length, on its way to a horizon that took "
-        f"{last['horizon_cpu_seconds']:.0f} processor seconds."
+        f"**At {last['length']:.0f} tokens the paper's recipe decodes {exact:.0%} of {last['n']:.0f} passages "
+        f"exactly, ours {ours:.0%}.** The paper's takes {last['cpu_seconds']:.0f} processor seconds a passage for it, "
+        f"ours {last['horizon_cpu_seconds']:.0f} for its whole horizon. Ours says token 0 itself; the paper's "
+        "is given it."
     )
-    return Exhibit(caption, protocols_figure(page.protocols))
-
-
-def show_published_table(page: Page) -> Exhibit:
-    """Table 1 as published."""
-    return Exhibit(
-        "**Table 1 as published**: decoding capacity in tokens, one mem vector, 16-bit bound. Source: released "
-        "notebooks of Kuratov et al. (data/paper/README.md).",
-        published_table(),
-    )
+    return Exhibit(caption, protocols_figure(page.protocols), protocol_table(page.protocols))
 
 
 def show_capacity(page: Page) -> Exhibit:
-    """Figure 1, with our model; the start page shows it, too."""
+    """Figure 1, with our model, and Table 1 behind it; the start page shows the figure, too."""
     from IPython.display import display
 
     figure = capacity_by_model_figure(published("capacity").query("source == 'pg19'"), page.summary)
@@ -290,11 +264,20 @@ def show_capacity(page: Page) -> Exhibit:
     first = page.summary[page.summary["source"] == source].iloc[0]
     caption = (
         f"**A model of {page.lm.model.num_parameters() / 1e6:.3g} million parameters holds {first['mean']:.0f} tokens "
-        f"of {'a novel' if source == 'novels' else source}, exactly.** Light: published decoding capacity on "
-        "PG-19, mean accuracy at least 0.99. Dark: mean exact horizon measured here, ± 1 standard deviation, "
-        f"{page.setting}. The two measures differ, see above; the figure shows scale, not a race."
+        f"of {'a novel' if source == 'novels' else source}, exactly.** Light: published decoding capacity on PG-19, "
+        "mean accuracy at least 0.99, from the released notebooks of Kuratov et al. Dark: measured here, mean exact "
+        "horizon ± 1 standard deviation. Two measures: the picture shows scale, not a race."
     )
-    return Exhibit(caption)
+    return Exhibit(caption, Fold("Table 1 as published: 14 models, decoding capacity in tokens", published_table()))
+
+
+def show_explored(page: Page, n: int) -> Exhibit:
+    """What the explorer shows, of n passages."""
+    return Exhibit(
+        f"**The first {n} passages by name, two a text.** Surprisal in bits, given the true tokens before. *Right*: "
+        "the argmax, given the same. A token's step is the first by which it and all before it were right. Only the "
+        "last vector was kept: the slider moves through steps, and surprisal with mem stays that of the last vector."
+    )
 
 
 def glue_numbers(page: Page) -> None:

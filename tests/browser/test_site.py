@@ -49,6 +49,7 @@ def test_page(page, site, name):
     )
     assert [image["src"] for image in images if not image["width"]] == [], "pictures that did not load"
     described = re.compile(r"\S+( \S+){3,}.*[.!?]$", re.DOTALL)
+    images += page.eval_on_selector_all("svg.drawn", "all => all.map(i => ({alt: i.ariaLabel}))")
     assert [i for i in images if not described.match(i["alt"].strip())] == [], "pictures not described in a sentence"
     links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
     inside = {unquote(urldefrag(link).url.removeprefix(site)) for link in links if link.startswith(site)}
@@ -79,17 +80,89 @@ def test_every_figure_and_table_leads_to_its_files(page, site):
         if not name.startswith("notebooks/"):
             continue
         open_page(page, site + name)
-        shown = page.locator(".cell_output:has(table.dataframe), .cell_output:has(img)")
+        shown = page.locator(".cell_output:has(table.dataframe), .cell_output:has(svg.drawn)")
         assert shown.count() == page.locator(".cell_output > p.made-from").count(), name
         assert "papermill" in page.locator("#made-from").inner_text()
 
 
 def test_the_landing_page_has_its_picture(page, site):
     open_page(page, site + pages()[0])
-    shown = page.locator("figure.finding img")
+    shown = page.locator("figure.finding svg.drawn")
     assert shown.count() == 1
     assert shown.bounding_box()["width"] > 300
-    assert shown.evaluate("image => image.complete && image.naturalWidth > 0")
+
+
+def test_tables_fit_and_on_a_telephone_the_result_is_in_view(page, site):
+    """Where a table is wider than its frame, columns are hidden; a telephone has to show names and one result."""
+    faults = []
+    for name in pages():
+        open_page(page, site + name)
+        tables = page.locator(".bd-article table.dataframe:visible")
+        for width in (1440, 1024):
+            page.set_viewport_size({"width": width, "height": 900})
+            settle(page)
+            for i, table in enumerate(tables.all()):
+                box = table.bounding_box()
+                frame = table.evaluate("t => t.closest('.cell_output, .fold').getBoundingClientRect().right")
+                if box and box["x"] + box["width"] > frame + 1:
+                    faults.append(f"{name}, table {i + 1}: {box['width']:.0f} pixels at {width}")
+        page.set_viewport_size({"width": 390, "height": 800})
+        settle(page)
+        for i, table in enumerate(tables.all()):
+            second = table.locator("tbody tr").first.locator("th, td").nth(1)
+            if second.count() and (box := second.bounding_box()) and box["x"] + box["width"] > 390:
+                faults.append(f"{name}, table {i + 1}: no result in view at 390")
+    assert faults == []
+
+
+def test_one_switch_shows_and_hides_all_code_of_a_page(page, site):
+    open_page(page, site + "notebooks/method.html")
+    code = page.locator(".cell_input")
+    assert code.count() > 3
+    assert not any(one.is_visible() for one in code.all())
+    assert page.locator(".cell summary:visible").count() == page.locator("details.fold > summary").count()
+    button = page.get_by_role("button", name="Show code")
+    button.click()
+    assert all(one.is_visible() for one in code.all())
+    page.get_by_role("button", name="Hide code").click()
+    assert not any(one.is_visible() for one in code.all())
+
+
+def test_drawings_follow_the_theme(page, site):
+    open_page(page, site + "notebooks/tokens_per_vector.html")
+    ink = "getComputedStyle(document.querySelector('svg.drawn text')).fill"
+    inks = set()
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        inks.add(page.evaluate(ink))
+    assert len(inks) == 2
+
+
+def test_a_run_is_replayed(browser, site):
+    """It moves once by itself, stops when asked, and stays still for readers who prefer that."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    open_page(page, site + pages()[0])
+    live = page.locator(".replay-live")
+    slider, status = live.locator("input"), live.locator(".replay-status")
+    page.wait_for_function("Number(document.querySelector('.replay-live input').value) > 3")
+    live.get_by_role("button", name="Pause").click()
+    held = slider.input_value()
+    page.wait_for_timeout(300)
+    assert slider.input_value() == held
+    last = slider.get_attribute("max")
+    slider.fill(last)
+    right = live.locator("span.right")
+    assert right.count() == live.locator(".replay-tokens span").count() > 20
+    assert status.inner_text().startswith(f"Step {last} of {last}: ")
+    slider.fill("0")
+    assert right.count() == 0
+    page.close()
+    page = browser.new_page(reduced_motion="reduce")
+    open_page(page, site + pages()[0])
+    page.locator(".replay-live").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    assert page.locator(".replay-live input").input_value() == page.locator(".replay-live input").get_attribute("max")
+    page.close()
 
 
 def test_a_number_in_the_prose_names_its_notebook_and_its_runs(page, site):
