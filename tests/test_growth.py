@@ -106,7 +106,10 @@ def test_a_mean_of_nothing_is_not_a_number():
 
 
 def test_where_it_stops(tiny_llama):
-    [some], vector = [frame(run())], torch.randn(1, tiny_llama.width, generator=torch.Generator().manual_seed(0))
+    [some], vector = (
+        [frame(run(ended="budget"))],
+        torch.randn(1, tiny_llama.width, generator=torch.Generator().manual_seed(0)),
+    )
     tokens = growth.costs(tiny_llama, some)
     [stop] = growth.stops(tiny_llama, some, tokens, {some["key"][0]: vector}).itertuples()
     embeds = torch.cat([vector, tiny_llama.model.get_input_embeddings()(torch.tensor([10, 20, 30]))])[None]

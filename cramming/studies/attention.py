@@ -309,9 +309,10 @@ def show_maps(page: Page) -> Exhibit:
 def show_by_position(page: Page) -> Exhibit:
     """Whether tokens far from mem look at it."""
     near, far = (by_passage(page.shares.query(where)) for where in ("position < 8", "position >= 32"))
+    there, more = (words.mean(some, 0) if len(some) else "an unknown" for some in (far, (near - far).dropna()))
     caption = (
-        f"**From the 33rd token on, tokens give mem {words.mean(far, 0)} % of their attention; the first eight give "
-        f"it {words.mean((near - far).dropna(), 0)} points more.** Means over heads, layers and passages, one line a "
+        f"**From the 33rd token on, tokens give mem {there} % of their attention; the first eight give "
+        f"it {more} points more.** Means over heads, layers and passages, one line a "
         f"third of the network, drawn where three passages or more reach; n = {len(page.ours)}, {len(far)} of them "
         "longer than 32 tokens."
     )
@@ -324,8 +325,8 @@ def show_knock_out(page: Page) -> Exhibit:
     last, everywhere = right["from", right["one"].shape[1] // 2], right["from", 0]
     caption = (
         f"**With mem hidden in the second half of the layers {words.mean(last, 0)} % of tokens are still right, "
-        f"hidden everywhere {words.mean(everywhere, 0)} %: a difference of {words.mean(last - everywhere, 0)} points.** "
-        f"Teacher-forced, token 0 left out; grey: nothing hidden; bands: one standard error; n = {len(right)} "
-        f"passages, up to {page.hidden_tokens} tokens of each."
+        f"hidden everywhere {words.mean(everywhere, 0)} %: a difference of {words.mean(last - everywhere, 0)} "
+        "points.** Teacher-forced, token 0 left out; grey: nothing hidden; bands: one standard error; "
+        f"n = {len(right)} passages, up to {page.hidden_tokens} tokens of each."
     )
     return Exhibit(caption, knock_out_figure(page.knocked_out), knock_out_table(right))

@@ -372,7 +372,7 @@ def show_cuts_figure(page: Page) -> Exhibit:
         f"**Of {len(changed)} changed models {(changed['horizon_high'] < 0).sum()} hold fewer tokens than the whole "
         f"one ({page.entire['layers']:.0f} layers, {page.entire['horizon']:.1f} tokens) and "
         f"{(changed['horizon_low'] > 0).sum()} more, with intervals of the difference that leave out 0; with noise "
-        f"for all layers it is {apart}.** One mark a passage, black: mean of a model. n = {page.entire['n']:.0f} "
+        f"for all layers it is {apart}.** One mark a passage, stroke: mean of a model. n = {page.entire['n']:.0f} "
         f"({words.counted(page.whole)}), the same for each."
     )
     return Exhibit(caption, cuts_figure(gains(page.results)))

@@ -868,7 +868,7 @@ def show_seventy_billion(page: Page) -> Exhibit:
         f"**The weights alone are {steps['weights'].iloc[0]:.0f} GB; with checkpoints {checkpointed} {page.device} "
         f"hold a step of {page.passages} passages, without them {without}.** Arithmetic, in bfloat16, {page.length:,} "
         f"tokens. By device: how many hold the step, a power of two up to the {shape.kv_heads} heads of keys and "
-        f"values, {USABLE:.0%} of the memory of each. Checkpointed layer inputs lie on every device."
+        f"values, {USABLE:.0%} of their memory. Checkpointed layer inputs lie on every device."
     )
     return Exhibit(caption, memory_table(steps, needed))
 
