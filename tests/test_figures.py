@@ -57,6 +57,7 @@ def drawn(name: str, rename: dict[str, str], monkeypatch) -> list[int]:
 def test_figures_draw_texts_that_nobody_listed(name, results, monkeypatch):
     """Rows of pg19, and of a source that no module knows, are drawn as those of the shipped texts are."""
     monkeypatch.setattr("cramming.results.plans.RESULTS", results)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns where another environment is active
     with monkeypatch.context() as patch:
         listed = drawn(name, {}, patch)
     with monkeypatch.context() as patch:
