@@ -46,12 +46,7 @@ def inline(text: str, description: str, prefix: str) -> str:
     return f'<svg class="drawn" viewBox="{box[1]}" role="img" aria-label="{escape(description)}">{inside}\n'
 
 
-def depart_image(self: HTML5Translator, node: nodes.image) -> None:
-    """Nothing is left to close."""
-    HTML5Translator.depart_image(self, node)
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Take over how pages show images."""
-    app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
+    app.add_node(nodes.image, override=True, html=(visit_image, HTML5Translator.depart_image))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

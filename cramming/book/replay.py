@@ -16,8 +16,6 @@ from cramming.book.explorer import Explorer, pieces
 from cramming.models import FrozenLM
 from cramming.results.traces import steps_to
 
-MOST_FRAMES = 400  # of a replay: a trace is thinned to so many steps
-
 
 def replay(lm: FrozenLM, runs: pd.DataFrame) -> Explorer:
     """What a page needs to play the run of one passage.
@@ -29,8 +27,9 @@ def replay(lm: FrozenLM, runs: pd.DataFrame) -> Explorer:
     Returns:
         A fragment of a page, see `cramming.book.explorer.Explorer`.
     """
-    run = next(runs.head(1).itertuples())
-    data = frames(run, steps_to(run, runs.head(1)), pieces(lm, [int(i) for i in run.token_ids[: run.length]]))
+    first = runs.head(1)
+    (run,) = first.itertuples()
+    data = frames(run, steps_to(run, first), pieces(lm, [int(i) for i in run.token_ids[: run.length]]))
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     said = (
         f"{run.passage}: {run.length} tokens exact after {run.steps:,} steps and {run.token_passes:,} token passes, "
@@ -49,25 +48,22 @@ def frames(run: Any, reached: np.ndarray, tokens: list[str]) -> dict[str, Any]:
 
     Args:
         run: A row of kind horizon.
-        reached: From `steps_to`, shape (n,): the first step that had this token and all before it right.
+        reached: From `steps_to`, shape (length,): the first step that had this token and all before it right.
         tokens: The text of each exact token.
 
     Returns:
         passage, steps, token_passes (of the run); tokens; at (the step that each came right at); under (pairs of a
         step and the tokens under optimisation from it on).
     """
-    known = [int(step) if step == step else int(run.steps) for step in reached[: len(tokens)]]
-    known += [int(run.steps)] * (len(tokens) - len(known))
     lengths = np.asarray(run.trace_length)
-    turns = np.flatnonzero(np.diff(lengths, prepend=0))[:MOST_FRAMES]
-    under = [[int(run.trace_step[i]), int(lengths[i])] for i in turns]
+    turns = np.flatnonzero(np.diff(lengths, prepend=0))
     return {
         "passage": run.passage,
         "steps": int(run.steps),
         "token_passes": int(run.token_passes),
         "tokens": tokens,
-        "at": known,
-        "under": under,
+        "at": [int(step) for step in reached],
+        "under": [[int(run.trace_step[i]), int(lengths[i])] for i in turns],
     }
 
 
