@@ -132,7 +132,7 @@ def test_estimate_of_a_text_and_of_a_file(cli, refused, monkeypatch, tmp_path, t
     horizon, steps, about = out.splitlines()
     assert code == 0
     assert horizon.startswith("exact horizon: 1")
-    assert horizon.endswith("with 30,000 token passes a passage")
+    assert horizon.endswith("with 40,000 token passes a passage")
     assert steps == "first 8 tokens: 3 steps (3 to 3)"
     assert about.startswith("90% intervals from 12 crams of tiny-llama, recipe horizon, one mem vector")
     (tmp_path / "mine.txt").write_text("a text of some length")

@@ -97,7 +97,7 @@ def test_every_published_number_stands_in_one_of_two_tables(ours):
     """Each row of a ledger is a row beside ours, or a cell among those that nothing here stands beside."""
     every = pd.concat([numbers.ledger(Store("no such folder").frame()), numbers.bounds_ledger()], ignore_index=True)
     held = every["model"].str.endswith(tuple(ours)) if ours else every["ours_n"] > 0
-    every.loc[held, ["ours", "ours_n", "verdict"]] = [100.0, 3, numbers.OUTSIDE]
+    every.loc[held, ["ours", "ours_n", "verdict", "kind"]] = [100.0, 3, numbers.OUTSIDE, numbers.MEASURED]
     beside, left = ledger.ledger_table(every), ledger.unmeasured_table(every)
     quantities = [name for name in left if ", " in name]
     assert len(beside) == (every["ours_n"] > 0).sum()
@@ -119,9 +119,8 @@ def test_arithmetic_stands_apart_from_measurement_and_from_related_runs():
     beside = pd.DataFrame(
         {
             "quantity": "token_gain",
-            "tolerance": ["rounded to 0 decimals", "± 3.1 (2 standard errors, n = 3)", "at least half", ""],
-            "ours_n": [1, 3, 3, 0],
-            "verdict": [numbers.WITHIN, numbers.OUTSIDE, numbers.SAME, numbers.MISSING],
+            "kind": [numbers.ARITHMETIC, numbers.MEASURED, numbers.RELATED, numbers.NOTHING],
+            "verdict": [numbers.WITHIN, numbers.OUTSIDE, numbers.NEAR, numbers.MISSING],
         }
     )
     assert ledger.verdicts_table(beside).loc["token gain"].tolist() == ["1 of 1", "0 of 1", "1 of 1", 1, 4]
@@ -409,7 +408,14 @@ def horizons_of(lengths: list[int], densities: list[float], offered: int = 400) 
     """Horizons of passages whose every token costs the same bits, and what they were told."""
     rows = [row(OURS, f"novels/{i}", length=length) for i, length in enumerate(lengths)]
     told = [
-        {"source": "novels", "passage": f"novels/{i}", "position": at, "nats": bits * np.log(2), "nats_with": 0.0}
+        {
+            "source": "novels",
+            "passage": f"novels/{i}",
+            "position": at,
+            "nats": bits * np.log(2),
+            "nats_with": 0.0,
+            "nats_random": 5 * np.log(2),
+        }
         for i, bits in enumerate(densities)
         for at in range(1, offered)
     ]
@@ -449,6 +455,7 @@ def test_bits_saved_are_counted_from_the_horizon_on():
     assert first.index.min() == -3  # token 1 of 5 exact ones; the last exact one, token 4, is 0 past itself
     assert first[2] == pytest.approx(3)
     assert first[3] == pytest.approx(-1)
+    assert set(beyond["bits_random"].round(6)) == {-2.0}  # 3 bits without mem, 5 behind the random vector
 
 
 def test_bits_of_what_was_crammed_leave_token_0_out():

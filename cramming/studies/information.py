@@ -18,6 +18,7 @@ from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published
 from cramming.results.rows import after_first, crammed, of_kind
+from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import WIDTH, marks_by_source, source_marks, styled
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -54,9 +55,11 @@ class Page(AnyPage):
         return beyond(self.horizons, self.told)
 
     @cached_property
-    def past(self) -> pd.Series:
-        """Bits saved a token behind the horizon, each passage's mean; the first eight were under optimisation too."""
-        return self.beyond[self.beyond["past"].between(9, self.behind)].groupby("passage")["bits_saved"].mean()
+    def past(self) -> pd.DataFrame:
+        """Bits saved a token behind the horizon, by mem and by a random vector (bits_saved, bits_random), each
+        passage's mean; the first eight tokens were under optimisation too."""
+        some = self.beyond[self.beyond["past"].between(9, self.behind)]
+        return some.groupby("passage")[["bits_saved", "bits_random"]].mean()
 
     @cached_property
     def limits(self) -> pd.DataFrame:
@@ -70,7 +73,7 @@ class Page(AnyPage):
 
 
 def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passage]) -> pd.DataFrame:
-    """Cross-entropy of every token given the true tokens before it, without mem and with it.
+    """Cross-entropy of every token given the true tokens before it: without mem, with it, behind a random vector.
 
     Passages may be longer than what their vectors hold: then one sees where the text ends that the vector tells.
     Token 0 is left out, as in `cramming.results.rows.surprise`.
@@ -81,13 +84,16 @@ def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passa
         passages: The text, as far as it is to be looked at; at least two tokens.
 
     Returns:
-        One row a token: source, passage, position (1 is the second token), nats, nats_with.
+        One row a token: source, passage, position (1 is the second token), nats, nats_with, nats_random (random
+        vectors with the norms of mem in its place).
     """
-    parts = []
+    parts, generator = [], torch.Generator().manual_seed(0)
     for mem, passage in zip(vectors, passages, strict=True):
         nats, _ = without_mem(lm, passage.token_ids)
-        nats_with, _ = teacher_forced(lm, mem[None], torch.tensor([passage.token_ids], device=lm.device))
-        parts.append(after_first(passage, nats=nats[1:], nats_with=nats_with[0, 1:].cpu().numpy()))
+        tokens, columns = torch.tensor([passage.token_ids], device=lm.device), {"nats": nats[1:]}
+        for name, front in (("nats_with", mem), ("nats_random", noise_like(mem, generator))):
+            columns[name] = teacher_forced(lm, front[None], tokens)[0][0, 1:].cpu().numpy()
+        parts.append(after_first(passage, **columns))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -201,12 +207,12 @@ def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a token: source, passage, past (tokens past the last exact one; 0 and below are exact), bits_saved
-        (bits without mem minus bits with it).
+        (bits without mem minus bits with it) and bits_random (the same of a random vector).
     """
     ends = of_kind(results, "horizon").set_index("passage")["length"]
-    saved = (told["nats"] - told["nats_with"]).map(metrics.nats_to_bits)
+    saved, noise = ((told["nats"] - told[name]).map(metrics.nats_to_bits) for name in ("nats_with", "nats_random"))
     past = told["position"] - told["passage"].map(ends) + 1
-    return told[["source", "passage"]].assign(past=past, bits_saved=saved)
+    return told[["source", "passage"]].assign(past=past, bits_saved=saved, bits_random=noise)
 
 
 def published_gains() -> pd.DataFrame:
@@ -300,6 +306,8 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
         means = mine.groupby(["passage", "middle"])["bits_saved"].mean().groupby("middle")
         axis.errorbar(means.mean().index, means.mean(), yerr=means.sem(), fmt=marker, linestyle=style, color=colour,
                       capsize=2, label=f"{source} (n = {mine['passage'].nunique()})")  # fmt: skip
+    noise = some.groupby("middle")["bits_random"].mean()
+    axis.plot(noise.index, noise, color="black", linewidth=1, label="random vectors, all texts")
     axis.axhline(0, color="#777777", linewidth=1)
     axis.axvline(0.5, color="#777777", linewidth=1, linestyle="--")
     axis.annotate("horizon", (0.5, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -405,13 +413,16 @@ def show_dots(page: Page) -> Exhibit:
 
 def show_beyond(page: Page) -> Exhibit:
     """What vectors do to the tokens around the horizon."""
-    low, high = metrics.bootstrap_ci(-page.past)
+    own, noise = -page.past["bits_saved"], -page.past["bits_random"]
+    low, high = metrics.bootstrap_ci(own)
     does = "harms" if low > 0 else "still helps" if high < 0 else "may help or harm"
+    more = own - noise
     return Exhibit(
-        f"**Behind its horizon a vector {does}: {words.interval(-page.past.mean(), low, high)} bits a token.** Mean "
-        f"of tokens 9 to {page.behind} behind, with its 95 % interval over {len(page.past)} passages; the first eight "
-        "were under optimisation too. Marks: bits without mem less bits with it, given the true tokens before, mean "
-        "and standard error over passages, in steps of four tokens.",
+        f"**Behind its horizon a vector {does}: {words.interval(own.mean(), low, high)} bits a token, a random vector "
+        f"of its norm {words.interval(noise.mean(), *metrics.bootstrap_ci(noise))}; the difference is "
+        f"{words.interval(more.mean(), *metrics.bootstrap_ci(more))}.** Tokens 9 to {page.behind} behind, 95 % "
+        f"intervals over {len(own)} passages. Marks: bits without mem less bits with it, mean and standard error, in "
+        "steps of four tokens.",
         beyond_figure(page.beyond, page.behind),
     )
 
@@ -427,8 +438,9 @@ def show_explored(page: Page, n: int) -> Exhibit:
 
 
 def glue_numbers(page: Page) -> None:
-    """The slope, of how many passages, and how far vectors mislead behind their horizon."""
-    glue(slope=_interval(page.tests.iloc[0]), n_limits=f"{len(page.limits)}", misleads=f"{-page.past.mean():.1f}")
+    """The slope, of how many passages, and how far vectors mislead behind their horizon, random ones beside."""
+    own, noise = (f"{-page.past[name].mean():.1f}" for name in ("bits_saved", "bits_random"))
+    glue(slope=_interval(page.tests.iloc[0]), n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
 
 
 def _interval(test: pd.Series) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
 from cramming.attention import first_token_shares, mem_shares
@@ -11,24 +13,24 @@ from cramming.studies import _words as words
 from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 
-# What stands beside a published number, and what makes the two agree.
-ARITHMETIC, MEASURED, RELATED, NOTHING = (
-    "by arithmetic: the same",
-    "measured again: within tolerance",
-    "related run: at least half",
-    "nothing beside it",
-)
+# What makes a published number and what stands beside it agree.
+RULES = {
+    numbers.ARITHMETIC: "by arithmetic: the same",
+    numbers.MEASURED: "measured again: within tolerance",
+    numbers.RELATED: "related run: at least half",
+}
 
 
 class Page(AnyPage):
-    """Every published number, in the four ledgers of `cramming.results.published`.
+    """Every published number, in the ledgers of `cramming.results.published`.
 
     Attributes:
         paper: Capacities and gains of the paper.
         bounds: Its bounds, and the cross-entropies of its texts.
         progressive: Horizons and gains of the later paper.
         attention: Its shares of attention.
-        every: All four.
+        later: Its other tables.
+        every: All of them.
         said: One row a published number.
     """
 
@@ -40,29 +42,29 @@ class Page(AnyPage):
         vectors, passages = [self.vectors[key] for key in looked_at["key"]], crammed(looked_at, self.lm)
         shares = mem_shares(self.lm, vectors, passages), first_token_shares(self.lm, passages)
         self.attention = numbers.attention_ledger(*shares, self.lm.name)
-        self.every = pd.concat([self.paper, self.bounds, self.progressive, self.attention], ignore_index=True)
+        self.later = numbers.later_ledger()
+        ledgers = [self.paper, self.bounds, self.progressive, self.attention, self.later]
+        self.every = pd.concat(ledgers, ignore_index=True)
         self.said = self.every.drop_duplicates(["model", "source", "setting", "n_vectors", "quantity", "unit"])
 
 
-def kinds(ledger: pd.DataFrame) -> pd.Series:
-    """What stands beside each number of a ledger, by the rule that it was held to."""
-    rule = ledger["tolerance"].str.split().str[0]
-    return rule.map({"rounded": ARITHMETIC, "at": RELATED}).fillna(MEASURED).where(ledger["ours_n"] > 0, NOTHING)
+def kinds(ledger: pd.DataFrame) -> Counter[str]:
+    """How many numbers of a ledger have what beside them."""
+    return Counter(ledger["kind"])
 
 
 def agree(ledger: pd.DataFrame) -> pd.Series:
     """Whether each number of a ledger met its rule."""
-    return ledger["verdict"].isin([numbers.WITHIN, numbers.SAME])
+    return ledger["verdict"].isin([numbers.WITHIN, numbers.NEAR])
 
 
 def verdicts_table(ledger: pd.DataFrame) -> pd.DataFrame:
     """How many rows of a ledger met the rule of their kind, of how many, by quantity."""
     rows = {}
     for quantity, some in [*ledger.groupby(ledger["quantity"].str.replace("_", " ")), ("all", ledger)]:
-        kind, none = kinds(some), "none" if quantity == "all" else ""
-        met, of = agree(some).groupby(kind).sum(), kind.value_counts()
-        told = {name: f"{met[name]} of {of[name]}" if name in of else none for name in (ARITHMETIC, MEASURED, RELATED)}
-        rows[quantity] = told | {NOTHING: of.get(NOTHING, 0), "rows": len(some)}
+        none, met, of = "none" if quantity == "all" else "", agree(some).groupby(some["kind"]).sum(), kinds(some)
+        told = {rule: f"{met[kind]} of {of[kind]}" if of[kind] else none for kind, rule in RULES.items()}
+        rows[quantity] = told | {numbers.NOTHING: of[numbers.NOTHING], "rows": len(some)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
 
 
@@ -77,7 +79,7 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
         f"{text}, {k:.0f} vectors" if k > 1 else text
         for text, k in zip(_subjects(held)["text"], held["n_vectors"], strict=True)
     ]
-    undecided = (kinds(held) == MEASURED) & (held["verdict"] == numbers.MISSING)
+    undecided = held["verdict"] == numbers.MISSING
     rule = held["tolerance"] + ": " + agree(held).map({True: "met", False: "not met"}).mask(undecided, "undecided")
     shown = pd.DataFrame({"model": _names(held), "ours": ours, "published": _published(held)}, held.index)
     shown = shown.assign(quantity=_quantities(held), text=texts, rule=rule)
@@ -149,24 +151,25 @@ class InFull(Exhibit):
 
 def show_answer(page: Page) -> Answer:
     """How many published numbers are reproduced, by arithmetic and by measurement."""
-    kind, counts = kinds(page.said), verdicts_table(page.said).loc["all"]
-    contradicted = ((kind == MEASURED) & (page.said["verdict"] == numbers.OUTSIDE)).any()
+    of, counts = kinds(page.said), verdicts_table(page.said).loc["all"]
+    measured = page.said[page.said["kind"] == numbers.MEASURED]
+    contradicted = (measured["verdict"] == numbers.OUTSIDE).any()
     return Answer(
         page.setting,
         "How many published numbers are reproduced here?",
-        f"Of {len(page.said)} published numbers **{counts[ARITHMETIC]} that follow from others come out the same by "
-        f"arithmetic, and by measurement with the same weights {counts[MEASURED]}**; beside {(kind == RELATED).sum()} "
-        f"stand runs of related weights, and beside {counts[NOTHING]} nothing.",
+        f"Of {len(page.said)} published numbers **{counts[RULES[numbers.ARITHMETIC]]} that follow from others come out "
+        f"the same by arithmetic, and by measurement with the same weights {counts[RULES[numbers.MEASURED]]}**; beside {of[numbers.RELATED]} stand runs of related weights, and beside "
+        f"{of[numbers.NOTHING]} nothing.",
         rests=f"Every number in the tables of two papers, of {page.every['model'].nunique()} models; our runs are on "
         f"{words.counted(page.results)} passages",
-        sure="contradicted" if contradicted else "holds here only" if (kind == MEASURED).any() else "open",
+        sure="contradicted" if contradicted else "holds here only" if len(measured) else "open",
         why="arithmetic shows that the tables fit together, not that the experiments repeat",
     )
 
 
 def show_verdicts(page: Page) -> Exhibit:
     """Published numbers by what stands beside them."""
-    left = (kinds(page.said) == NOTHING).sum()
+    left = kinds(page.said)[numbers.NOTHING]
     caption = (
         f"**Nothing stands beside {left} of {len(page.said)} published numbers.** Cells: how many met the rule at the "
         f"head of the column, of how many. {len(page.every)} rows, since a number of the later paper has one for each "
@@ -178,7 +181,7 @@ def show_verdicts(page: Page) -> Exhibit:
 def show_beside(page: Page) -> Exhibit:
     """The published numbers that a run of ours stands beside."""
     beside = pd.concat([page.progressive, page.attention, page.paper])
-    related = beside[kinds(beside) == RELATED]
+    related = beside[beside["kind"] == numbers.RELATED]
     recipes = page.progressive.loc[page.progressive["ours_n"] > 0, "our_recipe"].unique()
     caption = (
         f"**{agree(related).sum()} of {len(related)} comparisons with related runs meet the loose rule; none is a "
@@ -216,25 +219,28 @@ def show_paper_left(page: Page) -> Exhibit:
 
 
 def show_later_left(page: Page) -> Exhibit:
-    """Every horizon, information gain and share of attention left of the later paper."""
-    horizons, attention = unmeasured_table(page.progressive), unmeasured_table(page.attention)
+    """Every number left of the later paper."""
+    ledgers = page.progressive, page.attention, page.later
+    horizons, attention, others = map(unmeasured_table, ledgers)
     return InFull(
-        f"**{_left(page.progressive, page.attention)} numbers of the later paper.** Mean ± sample standard deviation. "
-        "Attention goes to a mem vector or, without one, to the first token.",
+        f"**{_left(*ledgers)} numbers of the later paper.** Mean ± sample standard deviation. Attention goes to a mem "
+        "vector or, without one, to the first token.",
         Fold(f"Horizons and information gains: {len(horizons)} rows", horizons),
         Fold(f"Shares of attention: {len(attention)} rows", attention),
+        Fold(f"Temperature, layers, width, dimensions, tokens a stage: {len(others)} rows", others),
     )
 
 
 def _left(*ledgers: pd.DataFrame) -> int:
-    return sum(int((kinds(ledger) == NOTHING).sum()) for ledger in ledgers)
+    return sum(kinds(ledger)[numbers.NOTHING] for ledger in ledgers)
 
 
 def glue_numbers(page: Page) -> None:
     """How many numbers are published, and how many of them have which verdict."""
-    found = page.every["verdict"].value_counts()
+    met = page.every[agree(page.every)]["kind"].value_counts()
     glue(
         published_numbers=f"{len(page.every)}",
-        reproduced_numbers=f"{found.get(numbers.WITHIN, 0)}",
-        same_numbers=f"{found.get(numbers.SAME, 0)}",
+        arithmetic_numbers=f"{met.get(numbers.ARITHMETIC, 0)}",
+        measured_numbers=f"{met.get(numbers.MEASURED, 0)}",
+        related_numbers=f"{met.get(numbers.RELATED, 0)}",
     )
