@@ -128,6 +128,35 @@ def test_arithmetic_stands_apart_from_measurement_and_from_related_runs():
     assert ledger.verdicts_table(numbers.bounds_ledger()).loc["all"].tolist() == ["41 of 42", "none", "none", 10, 52]
 
 
+@pytest.mark.parametrize(
+    ("here", "side", "of", "verdict"),
+    [
+        ((0.5, 0.4, 0.6), "below", 1, "the same way"),
+        ((0.5, 0.4, 1.1), "below", 1, "open: includes 1"),
+        ((1.5, 1.2, 1.9), "below", 1, "the other way"),
+        ((1.5, 1.2, 1.9), "above", 1, "the same way"),
+        ((38.0, 20.0, 50.0), "at", 38.5, "includes it"),
+        ((10.0, 5.0, 20.0), "at", 38.5, "lies below it"),
+        ((60.0, 45.0, 80.0), "at", 38.5, "lies above it"),
+    ],
+)
+def test_a_finding_comes_out_alike_by_its_interval(here, side, of, verdict):
+    assert ledger.finding("said", here, "n", side=side, of=of)["verdict of the interval"] == verdict
+
+
+def test_findings_of_what_the_rows_hold():
+    """Twice the tokens with two vectors; random words half as far; nothing by progressive."""
+    several = pd.DataFrame({"passage": list("aabb"), "n_vectors": [1, 2, 1, 2], "length": [10, 20, 8, 16]})
+    ours = [("novels", 40, 100.0), ("novels", 44, 110.0), ("random", 20, 100.0), ("random", 22, 120.0)]
+    rows = pd.DataFrame(ours, columns=["source", "length", "bits"]).assign(recipe="horizon", n_vectors=1)
+    none = pd.DataFrame({"passage": [], "share": []})
+    told = ledger.findings(rows, several, none, none, "smollm2-135m")["verdict of the interval"]
+    assert told["random words over novels, fewer tokens"] == "the same way"
+    assert told["random words over novels, more bits"] == "open: includes 1"
+    assert told["2 vectors over one, 2 times"] == "includes it"
+    assert not told.index.str.contains("progressive|attention").any()
+
+
 def test_theory_sets_published_and_ours_against_the_same_bound():
     some = theory.theory(frame(row(OURS, correct_with=4, correct_without=1), row(OURS, "random/b")))
     assert len(some) == 34 + 2
@@ -484,7 +513,7 @@ def test_published_gains_of_random_words_over_novels():
     """Sheared LLaMA by hand, from capacity.csv."""
     capacity = published("capacity").set_index(["model", "source"])["token_gain_mean"]
     model = "princeton-nlp/Sheared-LLaMA-1.3B"
-    ratio = information.published_gains()
+    ratio = numbers.text_ratios()
     assert ratio.loc[model, "tokens"] == pytest.approx(capacity[model, "random"] / capacity[model, "pg19"])
     assert len(ratio) == 14
 

@@ -78,6 +78,21 @@ def hub_id(model: str) -> str:
     return _hub_ids().get(model.casefold(), model)
 
 
+def text_ratios() -> pd.DataFrame:
+    """Published gains of random words over those of PG-19, one row a model that has both.
+
+    Returns:
+        Index model; columns tokens and information: ratios.
+    """
+    capacity = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
+    by_source = {source: some.set_index("model") for source, some in capacity.groupby("source")}
+    ratio = {
+        name: by_source["random"][column] / by_source["pg19"][column]
+        for name, column in (("tokens", "token_gain_mean"), ("information", "information_gain_nats_mean"))
+    }
+    return pd.DataFrame(ratio).dropna()
+
+
 def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
     """Compare every number of capacity.csv and n_vectors.csv with runs of recipe paper, computed as the paper does.
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from cramming import metrics
 from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
-from cramming.results.published import hub_id, published
+from cramming.results.published import text_ratios
 from cramming.results.rows import after_first, crammed, of_kind
 from cramming.sphere import noise_like
 from cramming.studies import _words as words
@@ -215,21 +215,6 @@ def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     return told[["source", "passage"]].assign(past=past, bits_saved=saved, bits_random=noise)
 
 
-def published_gains() -> pd.DataFrame:
-    """Published gains of random words over those of PG-19, one row a model that has both.
-
-    Returns:
-        Index model; columns tokens and information: ratios.
-    """
-    capacity = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
-    by_source = {source: some.set_index("model") for source, some in capacity.groupby("source")}
-    ratio = {
-        name: by_source["random"][column] / by_source["pg19"][column]
-        for name, column in (("tokens", "token_gain_mean"), ("information", "information_gain_nats_mean"))
-    }
-    return pd.DataFrame(ratio).dropna()
-
-
 def limit_table(tests: pd.DataFrame) -> pd.DataFrame:
     """`limit_tests` as a page shows them."""
     return pd.DataFrame(
@@ -383,7 +368,7 @@ def show_tests(page: Page) -> Exhibit:
 
 def show_published(page: Page) -> Exhibit:
     """What the paper's own numbers say of tokens and bits."""
-    gains = published_gains()
+    gains = text_ratios()
     tokens, bits = (
         words.within(gains[name].median(), gains[name].min(), gains[name].max(), 2)
         for name in ("tokens", "information")
