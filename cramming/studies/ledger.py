@@ -301,9 +301,9 @@ def show_findings(page: Page) -> Exhibit:
     alike = table["verdict of the interval"].isin(["the same way", "includes it"]).sum()
     caption = (
         f"**{alike} of {len(table)} findings that could be measured here come out alike, each by its 95 % bootstrap "
-        "interval.** Alike: the interval lies wholly on the published side of no effect, or includes the published "
-        "number (of vectors: proportion). Weights, texts and, but for *progressive*, the recipe are others, so this tests the finding and not "
-        "the number. ±: standard deviation; ranges: over models."
+        "interval.** Alike: it lies wholly on the published side of no effect, or includes the published number (of "
+        "vectors: proportion). Weights, texts and, but for *progressive*, the recipe are others: the finding is tested, "
+        "not the number. ±: standard deviation; ranges: over models."
     )
     return Exhibit(caption, table)
 
