@@ -9,13 +9,13 @@ import torch
 from matplotlib.figure import Figure
 
 from cramming.errors import CrammingError
-from cramming.recipes import Recipe, recipe
+from cramming.recipes import Growth, Recipe, recipe
 from cramming.results import estimate, rows, traces
 from cramming.results import published as numbers
 from cramming.results.published import published
 from cramming.results.store import Store
 from cramming.studies import _words as words
-from cramming.studies import cost, information, ledger, theory
+from cramming.studies import cost, information, ledger, theory, tokens_per_vector
 from cramming.studies import sphere as sphere_page
 
 
@@ -155,6 +155,20 @@ def test_findings_of_what_the_rows_hold():
     assert told["random words over novels, more bits"] == "open: includes 1"
     assert told["2 vectors over one, 2 times"] == "includes it"
     assert not told.index.str.contains("progressive|attention").any()
+
+
+def test_capacity_of_horizons_counts_what_lies_behind_them_as_wrong():
+    runs = [row(OURS, f"novels/{i}", length=length) for i, length in enumerate((130, 127, 96))]
+    crams = [row(PAPER, f"novels/{i}", length=n, accuracy=1.0 - (n > 16) / 20) for i in range(2) for n in (16, 32)]
+    # At 96 all are right; at 128 only the first is, and the third lacks a quarter.
+    assert tokens_per_vector.capacities(frame(*runs, *crams)) == {"paper": (16, 2), "horizon": (96, 3)}
+    assert tokens_per_vector.capacities(frame(*crams)) == {"paper": (16, 2)}
+
+
+def test_the_last_doubling_adds_to_what_the_first_half_of_the_budget_won():
+    how = OURS.model_copy(update={"growth": Growth(start=1, block=1)})
+    run = row(how, length=9, trace_length=[1, 7, 9], trace_token_passes=[10, 50, 90], token_passes=100)
+    assert tokens_per_vector.last_doubling(frame(run))[0] == pytest.approx(9 / 6 - 1)
 
 
 def test_theory_sets_published_and_ours_against_the_same_bound():

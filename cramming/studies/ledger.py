@@ -302,8 +302,8 @@ def show_findings(page: Page) -> Exhibit:
     caption = (
         f"**{alike} of {len(table)} findings that could be measured here come out alike, each by its 95 % bootstrap "
         "interval.** Alike: it lies wholly on the published side of no effect, or includes the published number (of "
-        "vectors: proportion). Weights, texts and, but for *progressive*, the recipe are others: the finding is tested, "
-        "not the number. ±: standard deviation; ranges: over models."
+        "vectors: proportion). Weights, texts and, but for *progressive*, the recipe are others: this tests the "
+        "finding, not the number. ±: standard deviation; ranges: over models."
     )
     return Exhibit(caption, table)
 

@@ -292,8 +292,8 @@ def show_answer(page: Page) -> Answer:
         page.setting,
         "Do several vectors hold as many times what one holds?",
         f"With budgets in proportion {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens "
-        f"of one ({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it {most['n_vectors']} "
-        f"times; published are factors of {page.published}, without intervals.",
+        f"of one ({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it "
+        f"{most['n_vectors']} times; published are factors of {page.published}, without intervals.",
         rests=f"Mean ratio over {words.counted(page.runs)} passages, the same for each number of vectors, with its "
         f"95 % bootstrap interval; {page.budget} for each vector of a passage",
         sure="contradicted" if most["ratio_high"] < most["n_vectors"] and not limited else "open",
