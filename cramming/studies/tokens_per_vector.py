@@ -298,7 +298,7 @@ def _capacities(page: Page) -> str:
     for name, whose, longest in (("paper", "the paper's", page.protocols["length"].max()), ("horizon", "our", 0)):
         if name in found:
             tokens, n = found[name]
-            said.append(f"{'at least ' * (tokens >= longest)}{tokens} tokens by {whose} recipe (n = {n})")
+            said.append(f"{'at least ' if tokens >= longest else ''}{tokens} tokens by {whose} recipe (n = {n})")
     return f"Decoding capacity as the paper defines it: {' and '.join(said)}, novels."
 
 
