@@ -263,7 +263,15 @@ def test_seconds_to_read_are_medians_over_readings():
 def test_tried_recipes_are_shown_best_first():
     tried = [
         row(
-            recipe("horizon", memory="prefix", lr=lr, max_token_passes=50),
+            recipe(
+                "horizon",
+                memory="prefix",
+                lr=lr,
+                averaging=None,
+                temperature=1,
+                restart_steps=None,
+                max_token_passes=50,
+            ),
             memory="prefix",
             n_vectors=2,
             length=n,
