@@ -42,12 +42,6 @@ class Page(AnyPage):
         return ends(self.runs)
 
     @cached_property
-    def budget(self) -> str:
-        """Token passes for each vector of a passage."""
-        limits = [Recipe.model_validate_json(text).max_token_passes or 0 for text in self.runs["recipe_json"]]
-        return f"{words.range((limits // self.runs['n_vectors']).astype(int))} token passes"
-
-    @cached_property
     def most(self) -> pd.Series:
         """The summary's row of most vectors here."""
         return self.summary[self.summary["here"]].iloc[-1]
@@ -291,11 +285,11 @@ def show_answer(page: Page) -> Answer:
     return Answer(
         page.setting,
         "Do several vectors hold as many times what one holds?",
-        f"With budgets in proportion {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens "
+        f"Within one budget {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens "
         f"of one ({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it "
         f"{most['n_vectors']} times; published are factors of {page.published}, without intervals.",
         rests=f"Mean ratio over {words.counted(page.runs)} passages, the same for each number of vectors, with its "
-        f"95 % bootstrap interval; {page.budget} for each vector of a passage",
+        f"95 % bootstrap interval; {words.budgets(page.runs)} each",
         sure="contradicted" if most["ratio_high"] < most["n_vectors"] and not limited else "open",
         why=f"one small model, and {limited} of {len(page.runs)} runs ended with their budget, which says what was "
         "found in time and not what fits",
