@@ -11,7 +11,6 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -134,37 +133,12 @@ def of_endnote(text: str) -> dict:
     return found | {"pages": found["pages"].replace("-", "--")}
 
 
-def of_mods(path: Path) -> dict:
-    at = {"m": "http://www.loc.gov/mods/v3"}
-    (mods,) = ElementTree.parse(path).getroot().findall("m:mods", at)
-
-    def text(place: str, node: ElementTree.Element = mods) -> str:
-        return node.findtext(place, namespaces=at)
-
-    authors = [
-        (text("m:namePart[@type='family']", n), text("m:namePart[@type='given']", n))
-        for n in mods.findall("m:name", at)
-    ]
-    extent = "m:relatedItem/m:part/m:extent[@unit='page']"
-    return facts(
-        text("m:titleInfo/m:title"),
-        authors,
-        book=text("m:relatedItem/m:titleInfo/m:title"),
-        year=text("m:relatedItem/m:originInfo/m:dateIssued"),
-        pages=f"{text(f'{extent}/m:start')}--{text(f'{extent}/m:end')}",
-        doi=text("m:identifier[@type='doi']"),
-        place=text("m:relatedItem/m:originInfo/m:place/m:placeTerm"),
-        house=text("m:relatedItem/m:originInfo/m:publisher"),
-    )
-
-
 def test_the_paper_is_the_same_in_every_format():
     expected = of_bibtex(reference())
     bibtex: BibliographyData = parse_file(str(CITE / f"{PAPER}.bib"))
     assert list(bibtex.entries) == [PAPER]
     assert of_bibtex(bibtex.entries[PAPER]) == expected
     assert of_endnote((CITE / f"{PAPER}.enw").read_text()) == expected
-    assert of_mods(CITE / f"{PAPER}.xml") == expected
     (work,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
     authors = [(author["family-names"], author["given-names"]) for author in work["authors"]]
     pages = f"{work['start']}--{work['end']}"
