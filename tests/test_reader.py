@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 
 from cramming.book import execute
 
@@ -22,6 +24,21 @@ TELEPHONE, LEAST_LETTERS = 358, 9.0
 
 def told(output) -> str:
     return output.get("data", {}).get("text/markdown", "")
+
+
+def remembered(last: str) -> None:
+    """Hold the end of a page."""
+    box = re.fullmatch(r":::\{admonition\} Remember\n:class: remember\n\n(.+)\n:::", last, re.DOTALL)
+    assert box, "the last prose of a page is a box of class remember"
+    assert len(re.findall(r"[.!?](?:\s|$)", box[1])) == 2, "two sentences"
+    assert not re.search(r"\d{2}", box[1]), "numbers come from the store"
+
+
+def prose() -> list[str]:
+    """Pages of prose with something to say: not the landing page, the examples, and those to look things up in."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    others = ["notebooks/*", "book/index", "book/contributing", *config["minutes_not_shown"]]
+    return [page for page in execute.contents(ROOT) if not any(fnmatch(page, pattern) for pattern in others)]
 
 
 @pytest.fixture(params=execute.notebooks(ROOT), scope="module")
@@ -54,11 +71,21 @@ def test_a_page_opens_with_its_title_and_its_answer(page, outputs):
 
 
 def test_a_page_ends_with_what_to_remember(page):
-    last = [cell.source for cell in page.cells if cell.cell_type == "markdown"][-1]
-    box = re.fullmatch(r":::\{admonition\} Remember\n:class: remember\n\n(.+)\n:::", last, re.DOTALL)
-    assert box, "the last prose of a page is a box of class remember"
-    assert len(re.findall(r"[.!?](?:\s|$)", box[1])) == 2, "two sentences"
-    assert not re.search(r"\d{2}", box[1]), "numbers come from the store"
+    remembered([cell.source for cell in page.cells if cell.cell_type == "markdown"][-1])
+
+
+@pytest.mark.parametrize("name", prose())
+def test_a_page_of_prose_opens_with_its_answer_and_ends_with_what_to_remember(name):
+    text = (ROOT / f"{name}.md").read_text()
+    box = re.match(r"# .+\n\n:::\{admonition\} (.+)\n:class: answer\n\n\*\*([^*]+)\*\*\n\n((?:.+\n)+?):::\n", text)
+    assert box, "title, then a box of class answer: a question, the answer in bold, how sure it is"
+    question, answer, rests = box.groups()
+    assert question.endswith("?")
+    assert len(answer.split()) <= MOST_WORDS
+    assert len(re.findall(r"[.!?](?:\s|$)", answer)) == 1, "one sentence"
+    assert re.search(rf"\*\*({'|'.join(SURE)})\*\*", rests)
+    assert text.count(":class: answer") == text.count(":class: remember") == 1
+    remembered(text[text.rindex(":::{") :].strip())
 
 
 def test_captions_are_short_and_say_the_setting_once(outputs):

@@ -9,14 +9,16 @@ import sys
 import tempfile
 import tomllib
 from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
 
 import nbformat
 import pytest
 import yaml
 from docutils import nodes
+from fontTools.ttLib import TTFont
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pybtex.database import BibliographyData, Entry, parse_file
 
@@ -134,37 +136,12 @@ def of_endnote(text: str) -> dict:
     return found | {"pages": found["pages"].replace("-", "--")}
 
 
-def of_mods(path: Path) -> dict:
-    at = {"m": "http://www.loc.gov/mods/v3"}
-    (mods,) = ElementTree.parse(path).getroot().findall("m:mods", at)
-
-    def text(place: str, node: ElementTree.Element = mods) -> str:
-        return node.findtext(place, namespaces=at)
-
-    authors = [
-        (text("m:namePart[@type='family']", n), text("m:namePart[@type='given']", n))
-        for n in mods.findall("m:name", at)
-    ]
-    extent = "m:relatedItem/m:part/m:extent[@unit='page']"
-    return facts(
-        text("m:titleInfo/m:title"),
-        authors,
-        book=text("m:relatedItem/m:titleInfo/m:title"),
-        year=text("m:relatedItem/m:originInfo/m:dateIssued"),
-        pages=f"{text(f'{extent}/m:start')}--{text(f'{extent}/m:end')}",
-        doi=text("m:identifier[@type='doi']"),
-        place=text("m:relatedItem/m:originInfo/m:place/m:placeTerm"),
-        house=text("m:relatedItem/m:originInfo/m:publisher"),
-    )
-
-
 def test_the_paper_is_the_same_in_every_format():
     expected = of_bibtex(reference())
     bibtex: BibliographyData = parse_file(str(CITE / f"{PAPER}.bib"))
     assert list(bibtex.entries) == [PAPER]
     assert of_bibtex(bibtex.entries[PAPER]) == expected
     assert of_endnote((CITE / f"{PAPER}.enw").read_text()) == expected
-    assert of_mods(CITE / f"{PAPER}.xml") == expected
     (work,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
     authors = [(author["family-names"], author["given-names"]) for author in work["authors"]]
     pages = f"{work['start']}--{work['end']}"
@@ -241,6 +218,40 @@ def test_first_sentence_ends_with_a_word():
     assert first("Only one") == "Only one"
 
 
+SHEET = """/*! Free. */ /* And that. */
+:root { --read: red; --half: var(--read); --left: blue }
+.card, .gone > a { color: var(--half) }
+.gone { color: green }
+#here:not(.gone) a.bs-tip { content: "\ue001" }
+@media print { .gone { color: green } }
+@media screen { .w-1\\/2 { width: 50% } .gone a { color: green } }
+"""
+
+
+def test_style_sheets_keep_what_may_apply():
+    pruned = extension("weight").pruned
+    kept = pruned(SHEET, {"card", "here", "bs-", "--read", "--half"})
+    assert kept.startswith("/*! Free. */")
+    assert "And that" not in kept
+    assert ":root{--read: red;--half: var(--read)}" in kept
+    assert ".card{color: var(--half)}" in kept
+    assert '#here:not(.gone) a.bs-tip{content: "\ue001"}' in kept
+    assert "@media screen {.w-1\\/2{width: 50%}}" in kept
+    assert "green" not in kept
+    with pytest.raises(ValueError, match="not a style sheet"):
+        pruned("a { color: red } }", set())
+
+
+def test_fonts_keep_the_icons_that_are_asked_for():
+    icons = Path(find_spec("pydata_sphinx_theme").origin).parent.glob("**/webfonts/fa-solid-900.woff2")
+    few = extension("weight").few
+    [font] = icons
+    bars = few(font, {0xF0C9, 0xE000})
+    assert set(TTFont(BytesIO(bars)).getBestCmap()) == {0xF0C9}
+    assert len(bars) < 2000
+    assert few(font, {0xE000}) == b""
+
+
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><rect width="8" height="8"/></svg>'
 INDEX = """# Title
 
@@ -277,8 +288,8 @@ def small_book(folder: Path, index: str = INDEX, key: str = "figure") -> subproc
     (folder / "words.md").write_text(WORDS)
     (folder / "conf.py").write_text(
         f"import sys\nsys.path.append({str(ROOT / 'book' / '_ext')!r})\n"
-        "extensions = ['myst_nb', 'hover', 'minutes', 'picture']\n"
-        "nb_execution_mode = 'off'\nminutes_not_shown = ['words']\n"
+        "extensions = ['myst_nb', 'hover', 'minutes', 'picture', 'weight']\nhtml_theme = 'sphinx_book_theme'\n"
+        "nb_execution_mode = 'off'\nminutes_not_shown = ['word*']\n"
     )
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", str(folder), str(folder / "out")]
     return subprocess.run(command, text=True, capture_output=True)
@@ -300,6 +311,25 @@ def test_pages_show_minutes_meanings_and_described_pictures(tmp_path):
     (source,) = re.findall(r'<img alt="Bars\." src="([^"]+)"', figure)
     assert (tmp_path / "out" / source).read_text() == SVG
     assert "A caption with a" in figure
+
+
+@pytest.mark.slow
+def test_a_page_loads_what_it_uses(tmp_path):
+    assert small_book(tmp_path).returncode == 0
+    out = tmp_path / "out"
+    pages = {name: (out / f"{name}.html").read_text() for name in ("index", "sub/page", "search")}
+    loaded = {name: set(re.findall(r'"(?:[^"?]*/)?([\w.-]+\.(?:js|css))[?"]', text)) for name, text in pages.items()}
+    assert {"bootstrap.js", "pydata-sphinx-theme.css"} <= loaded["index"] & loaded["sub/page"] & loaded["search"]
+    assert {"searchindex.js", "searchtools.js"} <= loaded["search"]
+    for name in ("index", "sub/page"):
+        assert not {"searchindex.js", "searchtools.js", "fontawesome.js"} & loaded[name]
+    assert "pygments.css" in loaded["sub/page"] - loaded["index"]
+    sheet = (out / "_static" / "styles" / "pydata-sphinx-theme.css").read_text()
+    assert len(sheet) < 120_000
+    assert ".fa-bars" in sheet
+    assert ".fa-cat" not in sheet
+    assert re.findall(r"@font-face\{[^}]*url\((.{14})", sheet) == ["data:font/woff"] * 2
+    assert not [*out.rglob("fontawesome.js"), *out.rglob("*.map"), *out.rglob("*.woff2")]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """How long a page takes to read, counted at the build: under each title, and as a role for tables of pages."""
 
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from typing import Any
 
 from docutils import nodes
@@ -59,7 +60,7 @@ def count(app: Sphinx, tree: nodes.document) -> None:
     page = app.env.docname
     _counted(app.env)[page] = minutes = max(1, round(seconds(tree) / 60))
     first = next(tree.findall(nodes.section), None)
-    if first is not None and page not in app.config.minutes_not_shown:
+    if first is not None and not any(fnmatch(page, hidden) for hidden in app.config.minutes_not_shown):
         title = next(i for i, child in enumerate(first.children) if isinstance(child, nodes.title))
         line = spelled(minutes)
         first.insert(title + 1, nodes.paragraph(line, line, classes=["minutes"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from cramming.book.execute import FIGURES, current, notebooks
 MIRRORED = ["_config.yml", "_toc.yml", "book", "notebooks", "cramming", "data", "tests", "benchmarks", "README.md"]
 MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment.yml", "requirements.lock"]
 
+# The tables of this page list the modules that get a page of their own, below it in the contents.
+API = "book/api"
+
 
 def stage(root: Path, target: str = "_stage") -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
-    Notebooks are as they were executed here, or else as stored. Stored vectors are left out, since they are large; the
-    few that the page for browsers decodes are put beside it.
+    Notebooks are as they were executed here, or else as stored. Each module of the API gets its page. Stored vectors
+    are left out, since they are large; the few that the page for browsers decodes are put beside it.
     With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
     there and run it on Binder or Colab.
     """
@@ -39,6 +43,8 @@ def stage(root: Path, target: str = "_stage") -> Path:
         if figures.is_file():
             (place / FIGURES).mkdir(parents=True, exist_ok=True)
             shutil.copy2(figures, place / FIGURES)
+    if (place / f"{API}.md").is_file():
+        _modules(place)
     if address := os.environ.get("CRAMMING_REPOSITORY_URL"):
         config = yaml.safe_load((place / "_config.yml").read_text(encoding="utf-8"))
         theme = config["sphinx"]["config"]["html_theme_options"]
@@ -52,3 +58,19 @@ def stage(root: Path, target: str = "_stage") -> Path:
 
         assemble(root, place)
     return place
+
+
+def _modules(place: Path) -> None:
+    """Write a page for each module that the API lists, in its order; a study's names the book's page."""
+    listed = re.findall(r"^ +~cramming\.([\w.]+)$", (place / f"{API}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (place / API).mkdir()
+    for name in listed:
+        notebook = f"notebooks/{name.partition('studies.')[2]}.ipynb"
+        page = f"Its page: [](../../{notebook})\n\n" if (place / notebook).is_file() else ""
+        text = f"# `cramming.{name}`\n\n{page}```{{eval-rst}}\n.. automodule:: cramming.{name}\n   :members:\n```\n"
+        (place / API / f"{name}.md").write_text(text, encoding="utf-8")
+    toc = yaml.safe_load((place / "_toc.yml").read_text(encoding="utf-8"))
+    for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
+        if chapter["file"] == API:
+            chapter["sections"] = [{"file": f"{API}/{name}", "title": name} for name in listed]
+    (place / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")

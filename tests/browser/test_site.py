@@ -22,8 +22,9 @@ pytestmark = pytest.mark.browser
 
 
 def pages() -> list[str]:
-    """The pages of the table of contents, and the one with the search."""
-    return [f"{file}.html" for file in build.contents(ROOT)] + ["search.html"]
+    """The pages of the table of contents, two modules of the API, and the page with the search."""
+    files = [*build.contents(ROOT), "book/api/engine", "book/api/studies.growth", "search"]
+    return [f"{file}.html" for file in files]
 
 
 def open_page(page: Page, address: str) -> None:
@@ -90,6 +91,23 @@ def test_the_landing_page_has_its_picture(page, site):
     shown = page.locator("figure.finding svg.drawn")
     assert shown.count() == 1
     assert shown.bounding_box()["width"] > 300
+
+
+def test_the_landing_page_is_light(page, site):
+    """Without pictures it is 300 KB, before the server packs it; its icons are among them."""
+    sizes = dict[str, int]()
+
+    def weigh(response):
+        if response.request.resource_type != "image":
+            text = response.body()
+            sizes[response.url] = len(re.sub(rb"<svg\b.*?</svg>", b"", text, flags=re.DOTALL))
+
+    page.on("response", weigh)
+    open_page(page, site + pages()[0])
+    icons = "document.fonts.ready.then(f => [...f].filter(one => one.status === 'loaded').map(one => one.family))"
+    assert any("Awesome" in family for family in page.evaluate(icons))
+    assert len(sizes) > 10
+    assert sum(sizes.values()) <= 300 * 1024, sorted(sizes.items(), key=lambda item: -item[1])[:5]
 
 
 def test_tables_fit_and_on_a_telephone_the_result_is_in_view(page, site):
