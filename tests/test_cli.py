@@ -170,7 +170,7 @@ TINY = ("cram", "--model", "tiny-llama")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cram", "--model", "nope"], ["model 'nope' is unknown", "use smollm2-135m"]),
+        (["cram", "--model", "nope"], ["model 'nope' is unknown", "use one of smollm2-135m, gemma-3-270m"]),
         ([*TINY, "--recipe", "wurst"], ["recipe 'wurst' is unknown", "use one of paper"]),
         ([*TINY, "--text", ""], ["text 'text' is empty", "expected at least one word"]),
         ([*TINY, "--text", " \n "], ["text 'text' is empty"]),

@@ -146,7 +146,9 @@ def test_lines_of_an_exercise_are_few_seen_and_followed_by_their_answer():
         assert 3 <= len(lines.source.splitlines()) <= 6
         assert "hide-output" in lines.metadata.tags, "a class guesses first"
         assert "hide-input" in answer.metadata.tags
-        assert "<summary>Answer</summary>" in answer.outputs[0]["data"]["text/html"]
+        text = answer.outputs[0]["data"]["text/html"]
+        assert text.startswith('<details class="fold"><summary>Answer</summary><p><strong>')
+        assert len(text[text.index("<p>") : text.index("</p>")].split()) <= 60
 
 
 def test_lines_of_an_exercise_run_without_the_book():
