@@ -515,12 +515,26 @@ def test_bits_of_what_was_crammed_leave_token_0_out():
 
 def test_a_threshold_needs_runs_beyond_it():
     dots = pd.DataFrame({"kind": "cram", "source": "novels", "passage": list("abc"), "bits": [100.0, 200.0, 400.0]})
+    dots["exact"] = False
     short, long = dots.assign(bits_with=[1.0, 9.0, 20.0]), dots.assign(bits_with=[0.0, 0.0, 150.0])
     assert information.past_capacity(short).tolist() == [False] * 3
     assert information.past_capacity(long).tolist() == [False, False, True]
+    assert not information.past_capacity(long.assign(exact=True)).any()  # held, if without certainty
     for some, said in ((short, "novels (n = 3)"), (long, "novels (n = 3): threshold 250 bits")):
         labels = [text.get_text() for text in information.crammed_bits_figure(some).axes[0].get_legend().get_texts()]
         assert labels == ["no gain", said]
+
+
+def test_the_slope_is_read_off_at_every_share_of_the_budget():
+    """Twice the bits a token, half the tokens at the end; as many at first."""
+    how, runs = OURS.model_copy(update={"growth": Growth(start=1, block=1)}), []
+    for i, (density, end) in enumerate(((2.0, 80), (4.0, 40), (2.0, 80), (4.0, 40))):
+        trace = {"trace_length": [1, 21, 31], "trace_token_passes": [1, 5, 60], "token_passes": 100}
+        runs.append((f"novels/{i}", density, row(how, f"novels/{i}", length=end, **trace)))
+    densities = pd.Series({name: density for name, density, _ in runs})
+    table = information.slopes(frame(*(made for _, _, made in runs)), densities)
+    assert table.loc[1 / 16, ["horizon", "slope"]].tolist() == pytest.approx([20, 0])
+    assert table.loc[1, ["horizon", "slope"]].tolist() == pytest.approx([60, -1])
 
 
 def test_published_gains_of_random_words_over_novels():

@@ -18,6 +18,7 @@ from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
 from cramming.results.published import text_ratios
 from cramming.results.rows import after_first, crammed, of_kind
+from cramming.results.traces import exact_curve, stair
 from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import WIDTH, marks_by_source, source_marks, styled
@@ -171,6 +172,29 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
 
 
+def slopes(results: pd.DataFrame, densities: pd.Series) -> pd.DataFrame:
+    """The slope of horizons against bits a token, on logarithms, as the budget grows: from the traces of one sweep.
+
+    Args:
+        results: Rows of kind horizon.
+        densities: Bits a token without mem, by passage.
+
+    Returns:
+        Index share (of the token passes that each run took); columns horizon (exact tokens so far, mean), slope, low
+        and high (over all texts, 95 % bootstrap interval) and n (passages with an exact token by then).
+    """
+    runs, rows = of_kind(results, "horizon"), {}
+    curves = [exact_curve(runs.loc[[i]]) for i in runs.index]
+    for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
+        exact = np.array([stair(*curve, share * curve[0][-1]) for curve in curves])
+        held = exact > 0
+        if held.sum() < 2:
+            continue
+        found = metrics.power_law(runs["passage"].map(densities)[held], pd.Series(exact[held]))
+        rows[share] = {"horizon": exact[held].mean(), "slope": found["exponent"], **found, "n": held.sum()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("share")[["horizon", "slope", "low", "high", "n"]]
+
+
 def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
     """Bits of what was crammed, without mem and with it: one dot of Figure 3 a run; token 0 left out.
 
@@ -179,23 +203,25 @@ def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
             or not.
 
     Returns:
-        Columns kind, source, passage, length (tokens), bits, bits_with.
+        Columns kind, source, passage, length (tokens), exact, bits, bits_with.
     """
     runs = results[results["length"] >= 2]
     bits = {
         column: [metrics.nats_to_bits(float(np.sum(nats[1:]))) for nats in runs[f"token_nats_{which}"]]
         for column, which in (("bits", "without"), ("bits_with", "with"))
     }
-    return runs[["kind", "source", "passage", "length"]].assign(**bits)
+    return runs[["kind", "source", "passage", "length", "exact"]].assign(**bits)
 
 
 def past_capacity(dots: pd.DataFrame) -> pd.Series:
-    """Which runs left more than a third of the bits of their passage: without some, a threshold would be made up.
+    """Which runs are not exact and left more than a third of the bits of their passage.
+
+    Without some, a threshold would be made up. An exact one may leave as much: its tokens win without being certain.
 
     Args:
         dots: From `crammed_bits`.
     """
-    return dots["bits_with"] > dots["bits"] / 3
+    return ~dots["exact"] & (dots["bits_with"] > dots["bits"] / 3)
 
 
 def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
@@ -328,16 +354,19 @@ def limits_figure(frame: pd.DataFrame) -> Figure:
 
 def show_answer(page: Page) -> Answer:
     """Whether tokens or bits fill a vector up."""
-    slope, ended = page.tests.iloc[0], (page.horizons["ended"] == "budget").sum()
+    (_, slope), _, (_, scatter), _ = page.tests.iterrows()
+    ended, bits = (page.horizons["ended"] == "budget").sum(), slope["high"] < -0.5 and scatter["high"] < 1
     return Answer(
         page.setting,
         "Do tokens fill a vector up, or bits?",
-        f"Where text has 1 % more bits a token, its exact horizon changes by **{slope['value']:.2f} % (95 % interval "
-        f"{slope['low']:.2f} to {slope['high']:.2f} %)**: the interval includes {slope['includes']}, and tokens as "
-        "the limit would give 0, bits -1.",
+        f"{'Bits rather than tokens: w' if bits else 'W'}here text has 1 % more bits a token, its exact horizon "
+        f"changes by **{slope['value']:.2f} % (95 % interval {slope['low']:.2f} to {slope['high']:.2f} %)**, where "
+        f"tokens as the limit would give 0 and bits -1; bits at the horizon scatter {_interval(scatter)} times as "
+        "much as tokens.",
         rests=f"Exact horizons of {words.counted(page.horizons)} passages, {words.budgets(page.horizons)} each",
-        sure="holds here only" if slope["includes"] == "-1, not 0" else "open",
-        why=f"a budget ended {ended} of {len(page.horizons)} horizons, and that draws the slope from -1 towards 0",
+        sure="holds here only" if bits else "open",
+        why=f"one small model, and a budget ended {ended} of {len(page.horizons)} horizons, which draws the slope "
+        "from -1 towards 0",
     )
 
 
@@ -350,6 +379,26 @@ def show_limits(page: Page) -> Exhibit:
         "Dashed: as many tokens for every text, slope 0; dotted: as many bits, slope -1. Bits a token: over the "
         f"first {page.window} tokens.",
         limits_figure(page.limits),
+    )
+
+
+def show_slopes(page: Page) -> Exhibit:
+    """How the slope moves as the budget grows."""
+    table = slopes(page.horizons, page.limits.set_index("passage")["density"])
+    first, last = table.iloc[0], table.iloc[-1]
+    shown = pd.DataFrame(
+        {
+            "slope": [words.within(row.slope, row.low, row.high, 2) for row in table.itertuples()],
+            "exact tokens so far, mean": table["horizon"].map("{:.1f}".format),
+            "n": table["n"].astype(int),
+        }
+    )
+    shown.index = pd.Index([f"{share:.0%}" for share in table.index], name="of the budget")
+    return Exhibit(
+        f"**With {table.index[0]:.0%} of the budget the slope is {first['slope']:.2f} ({first['low']:.2f} to "
+        f"{first['high']:.2f}), with all of it {last['slope']:.2f} ({last['low']:.2f} to {last['high']:.2f}).** The "
+        "same runs, cut off early: the longest prefix right so far, over all texts. 95 % bootstrap intervals.",
+        shown,
     )
 
 
@@ -384,13 +433,16 @@ def show_dots(page: Page) -> Exhibit:
     """Figure 3, one dot a run."""
     dots = crammed_bits(page.results)
     crams, past_it = dots[dots["kind"] == "cram"], past_capacity(dots)
+    whole = dots[(dots["kind"] == "horizon") & dots["exact"]]
+    left = words.share_mean(whole["bits_with"] / whole["bits"])
     if past_it.any():
         lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted by least squares."
     else:
         lines = "So no threshold can be fitted: that takes crams longer than capacity, which scale `paper` has."
     return Exhibit(
-        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds.** One mark a run, token 0 left "
-        f"out; dashed: no gain. {lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
+        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds; exact horizons leave {left} of "
+        "their bits.** Tokens can win without being certain. One mark a run, token 0 left out; dashed: no gain. "
+        f"{lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
         f"{words.spelled(crams['length'])} tokens by the paper's recipe.",
         crammed_bits_figure(dots),
     )
@@ -423,9 +475,10 @@ def show_explored(page: Page, n: int) -> Exhibit:
 
 
 def glue_numbers(page: Page) -> None:
-    """The slope, of how many passages, and how far vectors mislead behind their horizon, random ones beside."""
+    """Slope and scatter, of how many passages; how far vectors mislead past their horizon, and random ones."""
     own, noise = (f"{-page.past[name].mean():.1f}" for name in ("bits_saved", "bits_random"))
-    glue(slope=_interval(page.tests.iloc[0]), n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
+    glue(slope=_interval(page.tests.iloc[0]), scatter=_interval(page.tests.iloc[2]))
+    glue(n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
 
 
 def _interval(test: pd.Series) -> str:
