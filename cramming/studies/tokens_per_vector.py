@@ -284,8 +284,8 @@ def show_protocols(page: Page) -> Exhibit:
     last = page.protocols.iloc[-1]
     caption = (
         f"**At {last['length']:.0f} tokens the paper's recipe decodes {last['exact']:.0f} of {last['n']:.0f} passages "
-        f"exactly, ours {last['horizon_exact']:.0f}.** The paper's takes {last['cpu_seconds']:.0f} processor seconds a "
-        f"passage for it, ours {last['horizon_cpu_seconds']:.0f} for its whole horizon. Ours says token 0 itself; the "
+        f"exactly, ours {last['horizon_exact']:.0f}.** The paper's takes {last['cpu_seconds']:.0f} processor seconds "
+        f"a passage, ours {last['horizon_cpu_seconds']:.0f} for its whole horizon. Ours says token 0 itself; the "
         f"paper's is given it. {_capacities(page)}"
     )
     return Exhibit(caption, protocols_figure(page.protocols), protocol_table(page.protocols))
