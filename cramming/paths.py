@@ -17,6 +17,7 @@ DATA = (_PACKAGE.parent if CHECKOUT else _PACKAGE) / "data"
 PAPER = DATA / "paper"  # published numbers
 TEXTS = DATA / "texts"
 PLANS = DATA / "plans"
+MODELS = DATA / "models" / "models.yaml"  # those that come in wheels
 ESTIMATES = DATA / "estimates"  # what is expected of texts, by model
 BENCHMARKS = DATA / "benchmarks"  # what benchmarks/ measured
 # One store a plan. Without a checkout they are made in the folder one works in.

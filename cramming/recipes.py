@@ -208,7 +208,7 @@ RECIPES["quick"] = RECIPES["best"].model_copy(
 )
 # `best` with a prefix that grows, for horizons. How long a step may be depends on how many tokens it must not lose,
 # not on how much of the budget is left. With so many tokens to hold, steps that are long enough to win the next one
-# lose others: their running average loses fewer.
+# lose others: their running average loses fewer. With the logits of the loss sharpened, tokens already won pull less.
 RECIPES["horizon"] = RECIPES["best"].model_copy(
     update={
         "name": "horizon",
@@ -216,8 +216,10 @@ RECIPES["horizon"] = RECIPES["best"].model_copy(
         "averaging": 0.1,
         "schedule": "by_length",
         "lr_min": 0.0,
+        "temperature": 0.25,
+        "restart_steps": 100,
         "max_steps": None,
-        "max_token_passes": 30_000,
+        "max_token_passes": 40_000,
         "growth": Growth(start=8, block=8),
     }
 )

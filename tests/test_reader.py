@@ -96,9 +96,10 @@ def test_captions_are_short_and_say_the_setting_once(outputs):
 
 
 def test_code_has_one_switch(page):
+    """Lines that a reader is to run, in an exercise, are seen without it."""
     for cell in page.cells:
         if cell.cell_type == "code":
-            assert {"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])), cell.source
+            assert {"hide-input", "remove-cell", "exercise"} & set(cell.metadata.get("tags", [])), cell.source
 
 
 def test_figures_can_be_read_on_a_telephone(outputs):

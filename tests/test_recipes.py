@@ -33,7 +33,18 @@ def test_our_recipes_score_token_0_and_keep_what_was_measured():
         assert ours.stop_margin > 0
     # A horizon is the same cram with a prefix that grows, averaged steps, a rate that follows it, a budget in tokens.
     differs = {field for field in Recipe.model_fields if getattr(recipe("best"), field) != getattr(ours, field)}
-    assert differs == {"name", "lr", "averaging", "schedule", "lr_min", "max_steps", "max_token_passes", "growth"}
+    assert differs == {
+        "name",
+        "lr",
+        "averaging",
+        "schedule",
+        "lr_min",
+        "temperature",
+        "restart_steps",
+        "max_steps",
+        "max_token_passes",
+        "growth",
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -14,7 +14,15 @@ from cramming.errors import CrammingError
 from cramming.paths import PAPER
 from cramming.recipes import Recipe, in_words, recipe
 
-TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass", "growth")
+# Further tables of the later paper, each by what its rows differ in, and why none of ours stands beside them.
+LATER = {
+    "temperature": ("T = {temperature:g}, loss {loss}, {max_steps:,} steps", "weights and pg19 on the hub"),
+    "layers": ("first {kept_first} of {layers} layers", "cut models finetuned by the authors"),
+    "width": ("first 4 and last 4 layers", "cut models finetuned by the authors"),
+    "low_dim": ("low-dim {dimensions:g}", "trains a projection as well; no recipe here does"),
+    "stage_tokens": ("{tokens_a_stage} tokens a stage", "weights and pg19 on the hub"),
+}
+TABLES = ("capacity", "models", "n_vectors", "progressive", "attention_mass", "growth", *LATER)
 
 # Lengths that the released runs with one mem vector tried on PG-19, in tokens; small models stop earlier.
 LENGTH_GRID = (8, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1280, 1568, 2048, 2560, 3072)
@@ -22,13 +30,17 @@ LENGTH_GRID = (8, 16, 32, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1
 # Our models that are kin of a published one, but not the same weights, and what sets them apart.
 RELATIVES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M-Instruct from 4-bit weights")}
 
-# What the ledger says of a published number. The second is for runs of other weights, texts or recipes, the third for
-# numbers that nothing here can be held against.
-WITHIN, SAME, MISSING, OUTSIDE = (
+# What stands beside a published number: others published, from which it follows; runs made alike; runs of other
+# weights, texts or recipes; nothing.
+ARITHMETIC, MEASURED, RELATED, NOTHING = "by arithmetic", "measured again", "related run", "nothing beside it"
+
+# What the ledger says of a published number. Of a related run it says how large it is, never that a number holds.
+WITHIN, OUTSIDE, NEAR, FAR, MISSING = (
     "reproduced within tolerance",
-    "same direction",
-    "not within reach here",
     "contradicted",
+    "related run, at least half",
+    "related run, too far off to say why",
+    "not within reach here",
 )
 
 
@@ -66,6 +78,21 @@ def hub_id(model: str) -> str:
     return _hub_ids().get(model.casefold(), model)
 
 
+def text_ratios() -> pd.DataFrame:
+    """Published gains of random words over those of PG-19, one row a model that has both.
+
+    Returns:
+        Index model; columns tokens and information: ratios.
+    """
+    capacity = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
+    by_source = {source: some.set_index("model") for source, some in capacity.groupby("source")}
+    ratio = {
+        name: by_source["random"][column] / by_source["pg19"][column]
+        for name, column in (("tokens", "token_gain_mean"), ("information", "information_gain_nats_mean"))
+    }
+    return pd.DataFrame(ratio).dropna()
+
+
 def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
     """Compare every number of capacity.csv and n_vectors.csv with runs of recipe paper, computed as the paper does.
 
@@ -78,9 +105,9 @@ def ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.DataFrame:
         tolerance: Standard errors that a gain may be away.
 
     Returns:
-        Columns model, source, n_vectors, quantity, unit, published, published_sd, ours, ours_n (passages), tolerance,
-        verdict, reason; one row a published number. The rows of n_vectors.csv for one vector repeat capacity.csv and
-        are left out.
+        Columns model, source, n_vectors, quantity, unit, published, published_sd, ours, ours_n (passages), kind (what
+        stands beside it), tolerance, verdict, reason; one row a published number. The rows of n_vectors.csv for one
+        vector repeat capacity.csv and are left out.
     """
     results = _prepare(results)
     runs = results[(results["kind"] == "cram") & (results["recipe"] == "paper")]
@@ -131,7 +158,13 @@ def bounds_ledger() -> pd.DataFrame:
             row |= {"quantity": column.removesuffix("_tokens").removesuffix(f"_{source}"), "published": said[column]}
             same = round(ours, digits) == said[column]
             reason = "by arithmetic from width, vocabulary" + (" and token gain" if digits else "")
-            row |= {"ours": ours, "ours_n": 1, "tolerance": f"rounded to {digits} decimals", "reason": reason}
+            row |= {
+                "ours": ours,
+                "ours_n": 1,
+                "kind": ARITHMETIC,
+                "tolerance": f"rounded to {digits} decimals",
+                "reason": reason,
+            }
             if not same:
                 row["reason"] += f": {round(ours, digits)}; the file goes with a gain of an earlier release"
             rows.append(row | {"published_sd": math.nan, "verdict": WITHIN if same else OUTSIDE})
@@ -152,8 +185,8 @@ def attention_ledger(mem: pd.DataFrame, plain: pd.DataFrame, model: str) -> pd.D
         model: What they were measured on.
 
     Returns:
-        The columns of `ledger`; one row a published number. Ours are of related weights and other texts, so there is a
-        direction at most: between half and twice the published share.
+        The columns of `ledger`; one row a published number. Ours are of related weights and other texts: near is what
+        lies between half and twice the published share.
     """
     kin, what = RELATIVES.get(model, (hub_id(model), ""))
     rows = []
@@ -175,8 +208,8 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
     """Compare the horizons and information gains of progressive.csv with our horizon runs.
 
     Runs of the same weights with recipe progressive, at the published learning rate and on pg19, get a verdict on the
-    number. Of others the reason says what differs, and there is a direction at most: a horizon or gain here is in the
-    same direction if it is at least half of the published one, since a vector that holds more has held as much.
+    number. Of others the reason says what differs, and a horizon or gain here is near if it is at least half of the
+    published one: a vector that holds more has held as much.
 
     Args:
         results: Runs as the store returns them. Used are the rows of kind horizon with one mem vector.
@@ -213,6 +246,28 @@ def progressive_ledger(results: pd.DataFrame, tolerance: float = 2.0) -> pd.Data
     return pd.DataFrame(rows)
 
 
+def later_ledger() -> pd.DataFrame:
+    """Every number of the further tables of the later paper (`LATER`), beside which nothing of ours stands.
+
+    Returns:
+        The columns of `ledger`, with setting for source; one row a published number. Rows of whole models and of the
+        vector itself repeat progressive.csv and are left out where they do.
+    """
+    known = published("progressive")
+    seen, rows = set(zip(known["model"], known["horizon_tokens_mean"], strict=True)), []
+    for table, (setting, why) in LATER.items():
+        for said in published(table).to_dict("records"):
+            if (said["model"], said["horizon_tokens_mean"]) in seen:
+                continue
+            for column in (name for name in said if name.endswith("_mean")):
+                quantity, _, unit = column.removesuffix("_mean").rpartition("_")
+                row = {"model": said["model"], "setting": setting.format(**said), "quantity": quantity or "steps"}
+                row |= {"unit": unit, "published": said[column], "published_sd": said[f"{column[:-5]}_std"]}
+                whole = table == "layers" and said["kept_first"] == said["layers"]
+                rows.append(row | _missing("weights and pg19 on the hub" if whole else why))
+    return pd.DataFrame(rows)
+
+
 def capacity_bounds(capacity: int) -> tuple[int, int]:
     """Least and greatest capacity within one length bin of a published one, in tokens.
 
@@ -238,7 +293,7 @@ def _recipe_name(recipe_json: str) -> str:
 
 
 def _missing(reason: str) -> dict[str, Any]:
-    return {"ours": math.nan, "ours_n": 0, "tolerance": "", "verdict": MISSING, "reason": reason}
+    return {"ours": math.nan, "ours_n": 0, "kind": NOTHING, "tolerance": "", "verdict": MISSING, "reason": reason}
 
 
 def _judge_mean(mean: float, sd: float, ours: float, n: int, tolerance: float) -> dict[str, Any]:
@@ -247,7 +302,7 @@ def _judge_mean(mean: float, sd: float, ours: float, n: int, tolerance: float) -
     margin = tolerance * sd / math.sqrt(n)
     verdict, reason = (WITHIN if abs(ours - mean) <= margin else OUTSIDE), f"differs by {ours - mean:+.1f}"
     rule = f"± {margin:.1f} ({tolerance:g} standard errors, n = {n})"
-    return {"ours": ours, "ours_n": n, "tolerance": rule, "verdict": verdict, "reason": reason}
+    return {"ours": ours, "ours_n": n, "kind": MEASURED, "tolerance": rule, "verdict": verdict, "reason": reason}
 
 
 def _judge_capacity(capacity: int, runs: pd.DataFrame) -> dict[str, Any]:
@@ -261,16 +316,17 @@ def _judge_capacity(capacity: int, runs: pd.DataFrame) -> dict[str, Any]:
     if len({low <= length <= high for length in [ours, *untried]}) == 2:
         verdict, reason = MISSING, f"undecided: at least {ours}, but {untried[0]} to {untried[-1]} were not run"
     rule = f"{low} to {high} (one length bin)"
-    return {"ours": ours, "ours_n": runs["passage"].nunique(), "tolerance": rule, "verdict": verdict, "reason": reason}
+    n = runs["passage"].nunique()
+    return {"ours": ours, "ours_n": n, "kind": MEASURED, "tolerance": rule, "verdict": verdict, "reason": reason}
 
 
 def _beside(published: float, ours: float, n: int, reason: str, most: float = math.inf) -> dict[str, Any]:
     """The verdict on a number that ours stands beside, made otherwise."""
-    ratio = ours / published
-    said = {"ours": ours, "ours_n": n, "tolerance": "at least half" + (", at most twice" if most < math.inf else "")}
-    if 0.5 <= ratio <= most:
-        return said | {"verdict": SAME, "reason": reason}
-    return said | {"verdict": MISSING, "reason": f"{reason}; {ratio:.2f} times as much, too far off to say why"}
+    rule = "at least half" + (", at most twice" if most < math.inf else "")
+    said = {"ours": ours, "ours_n": n, "kind": RELATED, "tolerance": rule}
+    if 0.5 <= ours / published <= most:
+        return said | {"verdict": NEAR, "reason": reason}
+    return said | {"verdict": FAR, "reason": f"{reason}; {ours / published:.2f} times as much"}
 
 
 def _differences(theirs: Recipe, model: str, source: str, ours: Recipe) -> str:

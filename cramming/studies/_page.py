@@ -125,18 +125,20 @@ class Exhibit:
         from IPython.display import Markdown, display
 
         folded = [one for one in self.shown if isinstance(one, Fold)]
-        for one in self.shown:
-            if isinstance(one, Figure):
-                data, metadata = shown(one)
-                display(data, metadata=metadata, raw=True)
-            elif not isinstance(one, Fold):
-                display(_headed(one) if isinstance(one, pd.DataFrame) else one)
-        display(Markdown(self.caption), *folded)
+        # Every row of a table, and no text in it cut.
+        with pd.option_context("display.max_rows", None, "display.max_colwidth", None):
+            for one in self.shown:
+                if isinstance(one, Figure):
+                    data, metadata = shown(one)
+                    display(data, metadata=metadata, raw=True)
+                elif not isinstance(one, Fold):
+                    display(_headed(one) if isinstance(one, pd.DataFrame) else one)
+            display(Markdown(self.caption), *folded)
 
 
 def _headed(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose first column has its name beside those of the others, and not on a line of its own."""
-    if table.index.nlevels > 1:
+    if max(table.index.nlevels, table.columns.nlevels) > 1:
         return table
     return table.rename_axis(index=None, columns=table.index.name)
 

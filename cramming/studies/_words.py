@@ -39,8 +39,14 @@ def setting(results: pd.DataFrame) -> str:
 
 def setting_line(results: pd.DataFrame) -> str:
     """The line under a page's title: model, weights, number format and machine, texts, versions."""
+    machine, versions = _circumstances(results)
+    return f"{setting(results)}; {machine}; {', '.join(source_marks(results['source']))}; {versions}"
+
+
+def _circumstances(results: pd.DataFrame) -> tuple[str, str]:
+    """Number format and machine, and versions."""
     device, dtype, versions = (", ".join(sorted(results[name].unique())) for name in ("device", "dtype", "versions"))
-    return f"{setting(results)}; {dtype} on {device}; {', '.join(source_marks(results['source']))}; {versions}"
+    return f"{dtype} on {device}", versions
 
 
 def counted(results: pd.DataFrame) -> str:
@@ -51,9 +57,8 @@ def counted(results: pd.DataFrame) -> str:
 
 def cost(results: pd.DataFrame) -> str:
     """One line for captions: machine, number format, versions and total cost of the runs."""
-    parts = [", ".join(sorted(results[column].unique())) for column in ("device", "dtype", "versions")]
     hours = results["cpu_seconds"].sum() / 3600
-    return f"{parts[0]}, {parts[1]}; {parts[2]}; {len(results)} runs, {hours:.1f} processor hours"
+    return f"{'; '.join(_circumstances(results))}; {len(results)} runs, {hours:.1f} processor hours"
 
 
 def interval(mean: float, low: float, high: float, digits: int = 1) -> str:

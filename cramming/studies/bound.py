@@ -73,16 +73,28 @@ def reduction_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def reduction_figure(frame: pd.DataFrame) -> Figure:
-    """Bits that cramming removes against the least that would do, one mark a passage, on the line nothing is wasted.
+    """Bits that cramming removes against those that raising the true tokens alone would take, one mark a passage.
 
     Args:
         frame: `cramming.studies.bound.reduction`.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 4.6))
     most = max(frame["removed_bits"].max(), frame["least_bits"].max()) * 1.05
-    axis.plot([0, most], [0, most], color="#777777", linewidth=1, linestyle="--", label="the least that would do")
+    axis.plot(
+        [0, most],
+        [0, most],
+        color="#777777",
+        linewidth=1,
+        linestyle="--",
+        label="as much as raising true tokens alone",
+    )
     marks_by_source(axis, frame, "least_bits", "removed_bits")
-    axis.set(xlabel="least to remove, bits", ylabel="removed by the mem vector, bits", xlim=(0, None), ylim=(0, most))
+    axis.set(
+        xlabel="to be removed by raising true tokens alone, bits",
+        ylabel="removed by the mem vector, bits",
+        xlim=(0, None),
+        ylim=(0, most),
+    )
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
@@ -93,15 +105,16 @@ def show_answer(page: Page) -> Answer:
     return Answer(
         page.setting,
         "How much of a text's surprise has to go, and how much does cramming take away?",
-        f"Cramming takes away **{words.spread(done['ratio'].mean(), done['ratio'].std(), 2)} times** the bits that "
-        f"have to go: {done['removed_bits'].sum() / all_bits:.0%} of all bits of these prefixes, where "
-        f"{done['least_bits'].sum() / all_bits:.0%} would do.",
+        f"Cramming takes away {done['removed_bits'].sum() / all_bits:.0%} of the bits of an exact prefix; raising the "
+        f"true tokens alone until they are level with the best other would take "
+        f"{done['least_bits'].sum() / all_bits:.0%}: **{words.spread(done['ratio'].mean(), done['ratio'].std(), 2)} "
+        "times** as much is removed as that.",
         rests=(
             f"Mean ± standard deviation over {words.counted(done)} passages at their exact horizons, "
             f"{words.budgets(page.horizons)} each; shares are of sums"
         ),
         sure="holds here only",
-        why="one small model, and a least that is no strict minimum",
+        why="one small model, one loss, and a yardstick that is no strict minimum",
     )
 
 
@@ -112,7 +125,7 @@ def show_reduction(page: Page) -> Exhibit:
     low, high = (pick(of, key=lambda source: of[source].mean()) for pick in (min, max))
     caption = (
         f"**From {low} to {high} the ratio of removed to least differs by {words.difference(of[high], of[low], 2)}**, "
-        "with its 95 % interval. One mark a passage; on the line nothing is wasted. Bits are the model's own "
-        "cross-entropy, token 0 left out: mean ± standard deviation over passages; shares are of sums."
+        "with its 95 % interval. *Least*: by raising true tokens alone; dashed: as much. One mark a passage. Bits are "
+        "the model's own cross-entropy, token 0 left out: mean ± standard deviation over passages; shares are of sums."
     )
     return Exhibit(caption, reduction_figure(done), reduction_table(done))

@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from cramming import metrics
 from cramming.decode import nats_and_gaps
 from cramming.errors import CrammingError
 from cramming.metrics import nats_to_bits
 from cramming.models import FrozenLM
 from cramming.results.rows import crammed
+from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, WIDTH, styled
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -33,6 +35,7 @@ CONTEXTS = {
     "copy": "the passage itself",
     "other context": "text before another passage",
     "other mem": "mem of another passage",
+    "random": "a random vector of mem's norm",
 }
 
 
@@ -98,6 +101,7 @@ def told(
     - ``context, mem`` and ``mem, context``: both. The vectors were found with nothing before them and the passage
       right after: neither place is one that they were trained for.
     - ``copy``: the passage itself, so that it is read a second time.
+    - ``random``: random vectors with the norms of its mem vectors.
     - ``other context``, ``other mem``: those of another passage, the next one of the same source if there is one, or
       else the next one. With a single passage these are left out.
 
@@ -139,7 +143,7 @@ def told(
     mems = [mem.to(lm.device, lm.dtype) for mem in vectors]
     contexts = [table(torch.tensor(passage.token_ids, device=lm.device)) for passage in before]
     none = texts[0][:0]
-    others = other_of(passages)
+    others, generator = other_of(passages), torch.Generator().manual_seed(0)
     parts = []
 
     def add(front: torch.Tensor, n: int, *tails: tuple[str, int, torch.Tensor]) -> None:
@@ -154,6 +158,7 @@ def told(
     for i, (mem, context) in enumerate(zip(mems, contexts, strict=True)):
         led = [reader for reader, other in others.items() if other == i]  # the passages that this one is the other of
         add(none, 0, ("nothing", i, none), ("mem", i, mem), ("copy", i, texts[i]))
+        add(none, 0, ("random", i, noise_like(mem, generator)))
         add(none, 0, *(("other mem", reader, mem) for reader in led))
         for n in (n for n in lengths if n <= len(context)):
             last = context[-n:]
@@ -397,13 +402,15 @@ def show_both(page: Page) -> Exhibit:
 
 def show_other(page: Page) -> Exhibit:
     """What the vector of another passage does, and the text before it."""
-    longest = page.reach[1]
-    mem, text = (words.mean(page.gained[what].dropna(), 2) for what in (("other mem", 0), ("other context", longest)))
+    longest, each = page.reach[1], page.gained
+    ways = (("other mem", 0), ("random", 0), ("other context", longest))
+    mem, noise, text = (words.mean(each[way].dropna(), 2) for way in ways)
+    apart = (each["other mem", 0] - each["random", 0]).dropna()
     return Exhibit(
-        f"**The vector of another passage gains {mem} bits a token, {_tokens(longest)} of the text before another "
-        f"passage {text}.** Below 0: worse than nothing. **There is no control with a random vector of the "
-        "same norm**: whether the other passage misleads, or any such vector, is open. "
-        f"n = {len(page.worth)}; 95 % intervals."
+        f"**The vector of another passage gains {mem} bits a token, a random vector of its own vector's norm {noise}: "
+        f"the other passage's less the random one, {words.interval(apart.mean(), *metrics.bootstrap_ci(apart), 2)}.** "
+        f"Below 0: worse than nothing. {_tokens(longest).capitalize()} of the text before another passage gain "
+        f"{text}. n = {len(apart)}; 95 % intervals."
     )
 
 

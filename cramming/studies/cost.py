@@ -24,7 +24,8 @@ from cramming.studies._page import Answer, Exhibit, glue
 from cramming.studies._page import Page as AnyPage
 
 HUB = "HuggingFaceTB/SmolLM2-135M"  # the model whose published horizon stands beside ours
-WITHOUT = recipe("horizon", lr=0.2, averaging=None)  # our recipe as it was, with momentum
+# Our recipe as it was, with momentum.
+WITHOUT = recipe("horizon", lr=0.2, averaging=None, temperature=1, restart_steps=None)
 
 
 class Page(AnyPage):

@@ -16,8 +16,10 @@ from matplotlib.ticker import NullLocator
 from cramming import metrics
 from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
-from cramming.results.published import hub_id, published
+from cramming.results.published import text_ratios
 from cramming.results.rows import after_first, crammed, of_kind
+from cramming.results.traces import exact_curve, stair
+from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import WIDTH, marks_by_source, source_marks, styled
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -54,9 +56,11 @@ class Page(AnyPage):
         return beyond(self.horizons, self.told)
 
     @cached_property
-    def past(self) -> pd.Series:
-        """Bits saved a token behind the horizon, each passage's mean; the first eight were under optimisation too."""
-        return self.beyond[self.beyond["past"].between(9, self.behind)].groupby("passage")["bits_saved"].mean()
+    def past(self) -> pd.DataFrame:
+        """Bits saved a token behind the horizon, by mem and by a random vector (bits_saved, bits_random), each
+        passage's mean; the first eight tokens were under optimisation too."""
+        some = self.beyond[self.beyond["past"].between(9, self.behind)]
+        return some.groupby("passage")[["bits_saved", "bits_random"]].mean()
 
     @cached_property
     def limits(self) -> pd.DataFrame:
@@ -70,7 +74,7 @@ class Page(AnyPage):
 
 
 def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passage]) -> pd.DataFrame:
-    """Cross-entropy of every token given the true tokens before it, without mem and with it.
+    """Cross-entropy of every token given the true tokens before it: without mem, with it, behind a random vector.
 
     Passages may be longer than what their vectors hold: then one sees where the text ends that the vector tells.
     Token 0 is left out, as in `cramming.results.rows.surprise`.
@@ -81,13 +85,16 @@ def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passa
         passages: The text, as far as it is to be looked at; at least two tokens.
 
     Returns:
-        One row a token: source, passage, position (1 is the second token), nats, nats_with.
+        One row a token: source, passage, position (1 is the second token), nats, nats_with, nats_random (random
+        vectors with the norms of mem in its place).
     """
-    parts = []
+    parts, generator = [], torch.Generator().manual_seed(0)
     for mem, passage in zip(vectors, passages, strict=True):
         nats, _ = without_mem(lm, passage.token_ids)
-        nats_with, _ = teacher_forced(lm, mem[None], torch.tensor([passage.token_ids], device=lm.device))
-        parts.append(after_first(passage, nats=nats[1:], nats_with=nats_with[0, 1:].cpu().numpy()))
+        tokens, columns = torch.tensor([passage.token_ids], device=lm.device), {"nats": nats[1:]}
+        for name, front in (("nats_with", mem), ("nats_random", noise_like(mem, generator))):
+            columns[name] = teacher_forced(lm, front[None], tokens)[0][0, 1:].cpu().numpy()
+        parts.append(after_first(passage, **columns))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -165,6 +172,29 @@ def limit_tests(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("test")
 
 
+def slopes(results: pd.DataFrame, densities: pd.Series) -> pd.DataFrame:
+    """The slope of horizons against bits a token, on logarithms, as the budget grows: from the traces of one sweep.
+
+    Args:
+        results: Rows of kind horizon.
+        densities: Bits a token without mem, by passage.
+
+    Returns:
+        Index share (of the token passes that each run took); columns horizon (exact tokens so far, mean), slope, low
+        and high (over all texts, 95 % bootstrap interval) and n (passages with an exact token by then).
+    """
+    runs, rows = of_kind(results, "horizon"), {}
+    curves = [exact_curve(runs.loc[[i]]) for i in runs.index]
+    for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
+        exact = np.array([stair(*curve, share * curve[0][-1]) for curve in curves])
+        held = exact > 0
+        if held.sum() < 2:
+            continue
+        found = metrics.power_law(runs["passage"].map(densities)[held], pd.Series(exact[held]))
+        rows[share] = {"horizon": exact[held].mean(), "slope": found["exponent"], **found, "n": held.sum()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("share")[["horizon", "slope", "low", "high", "n"]]
+
+
 def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
     """Bits of what was crammed, without mem and with it: one dot of Figure 3 a run; token 0 left out.
 
@@ -173,23 +203,25 @@ def crammed_bits(results: pd.DataFrame) -> pd.DataFrame:
             or not.
 
     Returns:
-        Columns kind, source, passage, length (tokens), bits, bits_with.
+        Columns kind, source, passage, length (tokens), exact, bits, bits_with.
     """
     runs = results[results["length"] >= 2]
     bits = {
         column: [metrics.nats_to_bits(float(np.sum(nats[1:]))) for nats in runs[f"token_nats_{which}"]]
         for column, which in (("bits", "without"), ("bits_with", "with"))
     }
-    return runs[["kind", "source", "passage", "length"]].assign(**bits)
+    return runs[["kind", "source", "passage", "length", "exact"]].assign(**bits)
 
 
 def past_capacity(dots: pd.DataFrame) -> pd.Series:
-    """Which runs left more than a third of the bits of their passage: without some, a threshold would be made up.
+    """Which runs are not exact and left more than a third of the bits of their passage.
+
+    Without some, a threshold would be made up. An exact one may leave as much: its tokens win without being certain.
 
     Args:
         dots: From `crammed_bits`.
     """
-    return dots["bits_with"] > dots["bits"] / 3
+    return ~dots["exact"] & (dots["bits_with"] > dots["bits"] / 3)
 
 
 def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
@@ -201,27 +233,12 @@ def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a token: source, passage, past (tokens past the last exact one; 0 and below are exact), bits_saved
-        (bits without mem minus bits with it).
+        (bits without mem minus bits with it) and bits_random (the same of a random vector).
     """
     ends = of_kind(results, "horizon").set_index("passage")["length"]
-    saved = (told["nats"] - told["nats_with"]).map(metrics.nats_to_bits)
+    saved, noise = ((told["nats"] - told[name]).map(metrics.nats_to_bits) for name in ("nats_with", "nats_random"))
     past = told["position"] - told["passage"].map(ends) + 1
-    return told[["source", "passage"]].assign(past=past, bits_saved=saved)
-
-
-def published_gains() -> pd.DataFrame:
-    """Published gains of random words over those of PG-19, one row a model that has both.
-
-    Returns:
-        Index model; columns tokens and information: ratios.
-    """
-    capacity = published("capacity").assign(model=lambda frame: frame["model"].map(hub_id))
-    by_source = {source: some.set_index("model") for source, some in capacity.groupby("source")}
-    ratio = {
-        name: by_source["random"][column] / by_source["pg19"][column]
-        for name, column in (("tokens", "token_gain_mean"), ("information", "information_gain_nats_mean"))
-    }
-    return pd.DataFrame(ratio).dropna()
+    return told[["source", "passage"]].assign(past=past, bits_saved=saved, bits_random=noise)
 
 
 def limit_table(tests: pd.DataFrame) -> pd.DataFrame:
@@ -300,6 +317,8 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
         means = mine.groupby(["passage", "middle"])["bits_saved"].mean().groupby("middle")
         axis.errorbar(means.mean().index, means.mean(), yerr=means.sem(), fmt=marker, linestyle=style, color=colour,
                       capsize=2, label=f"{source} (n = {mine['passage'].nunique()})")  # fmt: skip
+    noise = some.groupby("middle")["bits_random"].mean()
+    axis.plot(noise.index, noise, color="black", linewidth=1, label="random vectors, all texts")
     axis.axhline(0, color="#777777", linewidth=1)
     axis.axvline(0.5, color="#777777", linewidth=1, linestyle="--")
     axis.annotate("horizon", (0.5, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -335,16 +354,19 @@ def limits_figure(frame: pd.DataFrame) -> Figure:
 
 def show_answer(page: Page) -> Answer:
     """Whether tokens or bits fill a vector up."""
-    slope, ended = page.tests.iloc[0], (page.horizons["ended"] == "budget").sum()
+    (_, slope), _, (_, scatter), _ = page.tests.iterrows()
+    ended, bits = (page.horizons["ended"] == "budget").sum(), slope["high"] < -0.5 and scatter["high"] < 1
     return Answer(
         page.setting,
         "Do tokens fill a vector up, or bits?",
-        f"Where text has 1 % more bits a token, its exact horizon changes by **{slope['value']:.2f} % (95 % interval "
-        f"{slope['low']:.2f} to {slope['high']:.2f} %)**: the interval includes {slope['includes']}, and tokens as "
-        "the limit would give 0, bits -1.",
+        f"{'Bits rather than tokens: w' if bits else 'W'}here text has 1 % more bits a token, its exact horizon "
+        f"changes by **{slope['value']:.2f} % (95 % interval {slope['low']:.2f} to {slope['high']:.2f} %)**, where "
+        f"tokens as the limit would give 0 and bits -1; bits at the horizon scatter {_interval(scatter)} times as "
+        "much as tokens.",
         rests=f"Exact horizons of {words.counted(page.horizons)} passages, {words.budgets(page.horizons)} each",
-        sure="holds here only" if slope["includes"] == "-1, not 0" else "open",
-        why=f"a budget ended {ended} of {len(page.horizons)} horizons, and that draws the slope from -1 towards 0",
+        sure="holds here only" if bits else "open",
+        why=f"one small model, and a budget ended {ended} of {len(page.horizons)} horizons, which draws the slope "
+        "from -1 towards 0",
     )
 
 
@@ -357,6 +379,26 @@ def show_limits(page: Page) -> Exhibit:
         "Dashed: as many tokens for every text, slope 0; dotted: as many bits, slope -1. Bits a token: over the "
         f"first {page.window} tokens.",
         limits_figure(page.limits),
+    )
+
+
+def show_slopes(page: Page) -> Exhibit:
+    """How the slope moves as the budget grows."""
+    table = slopes(page.horizons, page.limits.set_index("passage")["density"])
+    first, last = table.iloc[0], table.iloc[-1]
+    shown = pd.DataFrame(
+        {
+            "slope": [words.within(row.slope, row.low, row.high, 2) for row in table.itertuples()],
+            "exact tokens so far, mean": table["horizon"].map("{:.1f}".format),
+            "n": table["n"].astype(int),
+        }
+    )
+    shown.index = pd.Index([f"{share:.0%}" for share in table.index], name="of the budget")
+    return Exhibit(
+        f"**With {table.index[0]:.0%} of the budget the slope is {first['slope']:.2f} ({first['low']:.2f} to "
+        f"{first['high']:.2f}), with all of it {last['slope']:.2f} ({last['low']:.2f} to {last['high']:.2f}).** The "
+        "same runs, cut off early: the longest prefix right so far, over all texts. 95 % bootstrap intervals.",
+        shown,
     )
 
 
@@ -375,7 +417,7 @@ def show_tests(page: Page) -> Exhibit:
 
 def show_published(page: Page) -> Exhibit:
     """What the paper's own numbers say of tokens and bits."""
-    gains = published_gains()
+    gains = text_ratios()
     tokens, bits = (
         words.within(gains[name].median(), gains[name].min(), gains[name].max(), 2)
         for name in ("tokens", "information")
@@ -391,13 +433,16 @@ def show_dots(page: Page) -> Exhibit:
     """Figure 3, one dot a run."""
     dots = crammed_bits(page.results)
     crams, past_it = dots[dots["kind"] == "cram"], past_capacity(dots)
+    whole = dots[(dots["kind"] == "horizon") & dots["exact"]]
+    left = words.share_mean(whole["bits_with"] / whole["bits"])
     if past_it.any():
         lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted by least squares."
     else:
         lines = "So no threshold can be fitted: that takes crams longer than capacity, which scale `paper` has."
     return Exhibit(
-        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds.** One mark a run, token 0 left "
-        f"out; dashed: no gain. {lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
+        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds; exact horizons leave {left} of "
+        "their bits.** Tokens can win without being certain. One mark a run, token 0 left out; dashed: no gain. "
+        f"{lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
         f"{words.spelled(crams['length'])} tokens by the paper's recipe.",
         crammed_bits_figure(dots),
     )
@@ -405,13 +450,16 @@ def show_dots(page: Page) -> Exhibit:
 
 def show_beyond(page: Page) -> Exhibit:
     """What vectors do to the tokens around the horizon."""
-    low, high = metrics.bootstrap_ci(-page.past)
+    own, noise = -page.past["bits_saved"], -page.past["bits_random"]
+    low, high = metrics.bootstrap_ci(own)
     does = "harms" if low > 0 else "still helps" if high < 0 else "may help or harm"
+    more = own - noise
     return Exhibit(
-        f"**Behind its horizon a vector {does}: {words.interval(-page.past.mean(), low, high)} bits a token.** Mean "
-        f"of tokens 9 to {page.behind} behind, with its 95 % interval over {len(page.past)} passages; the first eight "
-        "were under optimisation too. Marks: bits without mem less bits with it, given the true tokens before, mean "
-        "and standard error over passages, in steps of four tokens.",
+        f"**Behind its horizon a vector {does}: {words.interval(own.mean(), low, high)} bits a token, a random vector "
+        f"of its norm {words.interval(noise.mean(), *metrics.bootstrap_ci(noise))}; the difference is "
+        f"{words.interval(more.mean(), *metrics.bootstrap_ci(more))}.** Tokens 9 to {page.behind} behind, 95 % "
+        f"intervals over {len(own)} passages. Marks: bits without mem less bits with it, mean and standard error, in "
+        "steps of four tokens.",
         beyond_figure(page.beyond, page.behind),
     )
 
@@ -427,8 +475,10 @@ def show_explored(page: Page, n: int) -> Exhibit:
 
 
 def glue_numbers(page: Page) -> None:
-    """The slope, of how many passages, and how far vectors mislead behind their horizon."""
-    glue(slope=_interval(page.tests.iloc[0]), n_limits=f"{len(page.limits)}", misleads=f"{-page.past.mean():.1f}")
+    """Slope and scatter, of how many passages; how far vectors mislead past their horizon, and random ones."""
+    own, noise = (f"{-page.past[name].mean():.1f}" for name in ("bits_saved", "bits_random"))
+    glue(slope=_interval(page.tests.iloc[0]), scatter=_interval(page.tests.iloc[2]))
+    glue(n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
 
 
 def _interval(test: pd.Series) -> str:

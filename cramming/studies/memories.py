@@ -17,7 +17,7 @@ from cramming.decode import reading_seconds
 from cramming.errors import CrammingError
 from cramming.memories import MEMORIES
 from cramming.models import FrozenLM
-from cramming.recipes import RECIPES, Recipe, changed_fields
+from cramming.recipes import Recipe, changed_fields, recipe
 from cramming.results.rows import of_kind
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import _words as words
@@ -31,6 +31,8 @@ LABELS = {
     "prefix": ("keys and values", "keys and values in {} layer"),
     "proto": ("proto-tokens", "{} proto-token"),
 }
+# What the recipes of other memories are compared with: ours as it was when they were chosen.
+PLAIN = recipe("horizon", averaging=None, temperature=1, restart_steps=None)
 
 
 class Page(AnyPage):
@@ -192,7 +194,7 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: From `sized`.
     """
-    base, rows = RECIPES["horizon"].model_dump(exclude={"name", "memory", "max_token_passes"}), []
+    base, rows = PLAIN.model_dump(exclude={"name", "memory", "max_token_passes"}), []
     for (memory, parts, text), some in of_kind(runs, "horizon").groupby(["memory", "n_vectors", "recipe_json"]):
         change = changed_fields(base, Recipe.model_validate_json(str(text)).model_dump())
         loss = np.mean([losses[-1] for losses in some["trace_loss"]])

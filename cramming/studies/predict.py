@@ -65,9 +65,8 @@ class Page(AnyPage):
 
     def __init__(self, scale: str, window: int, first: int, level: float) -> None:
         super().__init__("predict", scale)
-        runs = self.results.query("length >= 1")
-        self.crams, self.others = of_one_recipe(runs)
-        self.window, self.level = min(window, int(runs["offered"].min())), level
+        self.crams = self.results.query("length >= 1")
+        self.window, self.level = min(window, int(self.crams["offered"].min())), level
         self.first = min(first, int(self.crams["length"].min()))
         self.labels = {"horizon": "exact horizon, tokens", "steps": f"steps to the first {self.first} tokens"}
 
@@ -139,13 +138,6 @@ def features(lm: FrozenLM, passages: Sequence[Passage], window: int = WINDOW) ->
     return pd.DataFrame(rows, columns=["source", "passage", *FEATURES])
 
 
-def of_one_recipe(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the recipe that most of the results have, whatever version wrote it down, and all others."""
-    hows = results["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json())
-    usual = hows == hows.mode()[0]
-    return results[usual], results[~usual]
-
-
 def samples(lm: FrozenLM, results: pd.DataFrame, *, window: int = WINDOW, first: int = FIRST) -> pd.DataFrame:
     """What is to be predicted, and what from: passages whose horizon is known.
 
@@ -162,8 +154,9 @@ def samples(lm: FrozenLM, results: pd.DataFrame, *, window: int = WINDOW, first:
     Raises:
         CrammingError: If the rows are of several recipes, or as `features` does.
     """
-    if len(of_one_recipe(results)[1]):
-        raise CrammingError("the results are of several recipes, and an estimate holds for one: see of_one_recipe")
+    hows = {Recipe.model_validate_json(text).model_dump_json() for text in results["recipe_json"]}
+    if len(hows) > 1:
+        raise CrammingError(f"the results are of {len(hows)} recipes, and an estimate holds for one: leave others out")
     offered = [
         Passage(row.passage, row.source, tuple(map(int, row.token_ids)), "", row.passage_digest)
         for row in results.itertuples()
@@ -396,16 +389,6 @@ def _gain(row: Any) -> str:
     return words.interval(row.better, row.low, row.high, 2)
 
 
-def rank_correlation(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Spearman's correlation of two columns, with its 95 % bootstrap interval, drawn in pairs."""
-
-    def of(draws: np.ndarray, axis: int) -> np.ndarray:
-        first, second = (pd.DataFrame(some.to_numpy()[draws.astype(int)].T).rank() for some in (a, b))
-        return first.corrwith(second).fillna(0).to_numpy()
-
-    return float(a.rank().corr(b.rank())), *metrics.bootstrap_ci(np.arange(len(a)), of)
-
-
 def forecast_table(summary: pd.DataFrame) -> pd.DataFrame:
     """`forecast_summary` as a page shows it; a gain is left out where the forecast is that of the first way."""
     return pd.DataFrame(
@@ -514,23 +497,6 @@ def show_other_sources(page: Page) -> Exhibit:
         "on the mean of the other sources. No gain: the fit chose that mean itself."
     )
     return Exhibit(caption, *tables)
-
-
-def show_other_recipe(page: Page) -> Exhibit:
-    """What passages came to with another recipe and budget, against the forecast."""
-    again = page.others[page.others["passage"].isin(page.known["passage"])]
-    if again.empty:
-        return Exhibit("No passage was crammed with another recipe at this scale.")
-    both = again[["passage", "length"]].merge(page.frames["horizon"][ALL], on="passage")
-    long = both["length"]
-    forecast, first = (words.within(*rank_correlation(both[name], long), 2) for name in ("predicted", "truth"))
-    inside = long.between(both["low"], both["high"]).sum()
-    return Exhibit(
-        f"**With another recipe and {words.budgets(again)}, {words.counted(again)} came to "
-        f"{words.spread(long.mean(), long.std(), 0)} tokens, where the forecast for {words.budgets(page.crams)} says "
-        f"{both['predicted'].mean():.0f}.** Inside their interval: {inside} of {len(both)}. Rank correlation "
-        f"with the new horizon, with 95 % interval: of the forecast {forecast}, of the first horizon {first}."
-    )
 
 
 def show_estimate(page: Page) -> Exhibit:

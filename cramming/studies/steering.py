@@ -20,6 +20,7 @@ from cramming.errors import CrammingError
 from cramming.models import FrozenLM
 from cramming.results.plans import offered
 from cramming.results.rows import crammed
+from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, WIDTH, styled
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -173,8 +174,7 @@ def fronts(
     others, every = other_of(texts), []
     for i, (mem, passage) in enumerate(zip(mems, texts, strict=True)):
         text = _embed(lm, passage.token_ids)
-        noise = torch.randn(mem.shape, generator=generator).to(mem)
-        noise *= mem.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        noise = noise_like(mem, generator)
         places = {"nothing": text[:0], "text": text, "mem": mem, "mem, text": torch.cat([mem, text])}
         places |= {"random": noise, "random, text": torch.cat([noise, text])}
         if i in others:

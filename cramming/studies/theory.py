@@ -102,6 +102,7 @@ def theory_table(frame: pd.DataFrame) -> pd.DataFrame:
             "in bits": frame["bits_used"].map("{:.1%}".format),
             "token gain": frame["token_gain"].map("{:,.1f}".format),
             "information gain, bits": frame["information_bits"].map("{:,.0f}".format),
+            "bits a number": (frame["information_bits"] / frame["width"]).map("{:.2f}".format),
             "bound, tokens (8 to 32 bits)": [
                 f"{r.bound_16:,.0f} ({r.bound_8:,.0f} to {r.bound_32:,.0f})" for r in frame.itertuples()
             ],
@@ -120,6 +121,7 @@ def used_table(runs: pd.DataFrame) -> pd.DataFrame:
             "in bits, %": words.mean(some["bits_used"], 1),
             "token gain": words.spread(some["token_gain"].mean(), some["token_gain"].std()),
             "information gain, bits": words.spread(some["bits"].mean(), some["bits"].std(), 0),
+            "bits a number": words.mean(some["bits"] / some["width"], 2),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
@@ -200,10 +202,12 @@ def show_used(page: Page) -> Exhibit:
         words.difference(by_text["random"][column], by_text[page.running][column])
         for column in ("tokens_used", "bits_used")
     )
+    said = page.said[page.said["source"] == "pg19"]
+    each = said["information_bits"] / said["width"]
     return Exhibit(
         f"**Here, random words less {page.running} is {bits} percentage points of the bits, and {tokens} of the "
-        "tokens.** Differences and shares: mean with its 95 % interval; gains: mean ± standard deviation over "
-        f"passages. Of the {len(page.ratio)} published models {(page.ratio['bits_used'] < 1).sum()} use more of their "
-        "bits with random words.",
+        "tokens.** Differences, shares, bits a number: mean with 95 % interval; gains: ± standard deviation. *Bits a "
+        f"number*: information gain over width; published {each.min():.1f} to {each.max():.1f} with PG-19. Of "
+        f"{len(page.ratio)} published models {(page.ratio['bits_used'] < 1).sum()} use more bits with random words.",
         used_table(page.used),
     )
