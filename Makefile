@@ -33,8 +33,8 @@ environment: $(INSTALLED)
 
 # The mark `.installing` tells that an earlier installation was cut short: it can leave half a package, so it starts anew.
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1 || true), Python 3.11 or later is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1 || true), Python 3.11.5 or later is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; \
 		exit 1; }
 	@if [ -e .venv/.installing ]; then rm -rf .venv; fi
 	@mkdir -p .venv && touch .venv/.installing
@@ -60,7 +60,7 @@ lock:
 	$(BIN)/python -m pip install --quiet --upgrade pip --editable '.[book,cluster,dev]'
 	$(BIN)/python -m pip freeze --all --exclude-editable > requirements.lock.part
 	@if grep -n ' @ ' requirements.lock.part; then echo "not pinnable: install it from the index first"; exit 1; fi
-	{ echo "# The book's environment, pinned by make lock; Python 3.11 or later."; \
+	{ echo "# The book's environment, pinned by make lock; Python 3.11.5 or later."; \
 		sed 's/+[a-z0-9.]*$$//' requirements.lock.part | LC_ALL=C sort -f; } > requirements.lock
 	@rm requirements.lock.part
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from cramming import __all__ as face
 from cramming.book.stage import stage
@@ -139,6 +142,17 @@ def test_the_face_has_the_function_horizon_whatever_was_imported_before():
     code = "import cramming.horizon, cramming; print(cramming.horizon.__name__, callable(cramming.horizon))"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert done.stdout.split() == ["horizon", "True"]
+
+
+def test_the_oldest_python_takes_all_that_is_pinned_and_is_the_one_that_pages_name():
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    takes = {name: importlib.metadata.metadata(name).get("Requires-Python", "") for name in pinned}
+    assert {name: said for name, said in takes.items() if oldest not in SpecifierSet(said)} == {}
+    for name in ("README.md", "book/rerun.md", "Makefile", "requirements.lock", "environment.yml"):
+        said = re.findall(r"(?:Python |python>=)(3\.[\d.]*\d)", (ROOT / name).read_text())
+        assert set(said) == {oldest}, name
+    assert f"version_info < ({oldest.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
 
 
 # The wheel

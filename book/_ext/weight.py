@@ -1,5 +1,6 @@
 """Pages load what they use: a few icons in place of two thousand, the rules that apply, the scripts that have work."""
 
+import logging
 import re
 import shutil
 from base64 import b64encode
@@ -12,6 +13,9 @@ from typing import Any
 import tinycss2
 from fontTools import subset
 from sphinx.application import Sphinx
+
+# A style of the theme has every library report to stderr, and this one does so for each table that it cuts.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 # What a page must have for a file to be of use to it; files of other names are loaded by all pages.
 _HOOKS = {
