@@ -460,8 +460,7 @@ def build_tiny(architecture: str, seed: int = 0) -> tuple[PreTrainedModel, PreTr
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    # Logarithms differ in the last bit between processors. Rounded, these weights are the same on all, and so is the
-    # digest that names the model.
+    # Logarithms differ in the last bit between processors. Rounded, weights and digest are the same on all of them.
     for name, weight in model.named_parameters():
         if name.endswith(("A_log", "dt_proj.bias")):
             weight.data = weight.data.bfloat16().float()

@@ -206,9 +206,8 @@ RECIPES: dict[str, Recipe] = {
 RECIPES["quick"] = RECIPES["best"].model_copy(
     update={"name": "quick", "lr": 0.3, "betas": (0.8, 0.9), "max_steps": 300}
 )
-# `best` with a prefix that grows, for horizons. How long a step may be depends on how many tokens it must not lose,
-# not on how much of the budget is left. With so many tokens to hold, steps that are long enough to win the next one
-# lose others: their running average loses fewer. With the logits of the loss sharpened, tokens already won pull less.
+# `best` with a prefix that grows, for horizons. A step may be as long as the tokens that it must not lose allow; the
+# running average of steps loses fewer. With the logits of the loss sharpened, tokens already won pull less.
 RECIPES["horizon"] = RECIPES["best"].model_copy(
     update={
         "name": "horizon",

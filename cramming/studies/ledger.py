@@ -300,10 +300,10 @@ def show_findings(page: Page) -> Exhibit:
     table = findings(gains(page.results), page.several, *page.shares, page.lm.name)
     alike = table["verdict of the interval"].isin(["the same way", "includes it"]).sum()
     caption = (
-        f"**{alike} of {len(table)} findings that could be measured here come out alike, each by its 95 % bootstrap "
+        f"**{alike} of {len(table)} findings that could be measured here come out alike, by their 95 % bootstrap "
         "interval.** Alike: it lies wholly on the published side of no effect, or includes the published number (of "
-        "vectors: proportion). Weights, texts and, but for *progressive*, the recipe are others: this tests the "
-        "finding, not the number. ±: standard deviation; ranges: over models."
+        "vectors: proportion). Weights, texts and mostly the recipe are others. ±: standard deviation; ranges: over "
+        "models."
     )
     return Exhibit(caption, table)
 

@@ -206,8 +206,7 @@ def show_used(page: Page) -> Exhibit:
     each = said["information_bits"] / said["width"]
     return Exhibit(
         f"**Here, random words less {page.running} is {bits} percentage points of the bits, and {tokens} of the "
-        "tokens.** Differences, shares, bits a number: mean with 95 % interval; gains: ± standard deviation. *Bits a "
-        f"number*: information gain over width; published {each.min():.1f} to {each.max():.1f} with PG-19. Of "
-        f"{len(page.ratio)} published models {(page.ratio['bits_used'] < 1).sum()} use more bits with random words.",
+        "tokens.** Means with 95 % intervals; gains: ± standard deviation. *Bits a number*: information gain over "
+        f"width; published {each.min():.1f} to {each.max():.1f}, PG-19.",
         used_table(page.used),
     )

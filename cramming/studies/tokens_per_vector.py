@@ -272,9 +272,8 @@ def show_growth(page: Page) -> Exhibit:
     """The prefix under optimisation against what was spent."""
     caption = (
         f"**The second half of the budget added {words.percent(*last_doubling(page.runs))} to what the first had "
-        "won.** In brackets: 95 % interval. The prefix under optimisation, which reaches 8 tokens past the longest "
-        "exact one, against token passes: tokens through forward and backward, summed over steps. Thin: "
-        f"n = {len(page.runs)} passages; bold: mean of a text."
+        "won.** In brackets: 95 % interval. The prefix under optimisation, up to 8 tokens past the longest exact one, "
+        f"against token passes. Thin: n = {len(page.runs)} passages; bold: mean of a text."
     )
     return Exhibit(caption, horizon_growth_figure(page.runs))
 
@@ -284,9 +283,9 @@ def show_protocols(page: Page) -> Exhibit:
     last = page.protocols.iloc[-1]
     caption = (
         f"**At {last['length']:.0f} tokens the paper's recipe decodes {last['exact']:.0f} of {last['n']:.0f} passages "
-        f"exactly, ours {last['horizon_exact']:.0f}.** The paper's takes {last['cpu_seconds']:.0f} processor seconds "
-        f"a passage, ours {last['horizon_cpu_seconds']:.0f} for its whole horizon. Ours says token 0 itself; the "
-        f"paper's is given it. {_capacities(page)}"
+        f"exactly, ours {last['horizon_exact']:.0f}.** In {last['cpu_seconds']:.0f} processor seconds a passage, ours "
+        f"in {last['horizon_cpu_seconds']:.0f} for its whole horizon. Only the paper's is given token 0. "
+        f"{_capacities(page)}"
     )
     return Exhibit(caption, protocols_figure(page.protocols), protocol_table(page.protocols))
 
@@ -298,7 +297,7 @@ def _capacities(page: Page) -> str:
         if name in found:
             tokens, n = found[name]
             said.append(f"{'at least ' if tokens >= longest else ''}{tokens} tokens by {whose} recipe (n = {n})")
-    return f"Decoding capacity as the paper defines it: {' and '.join(said)}, novels."
+    return f"Decoding capacity by the paper's definition: {' and '.join(said)}, novels."
 
 
 def show_capacity(page: Page) -> Exhibit:
