@@ -438,10 +438,10 @@ def show_dots(page: Page) -> Exhibit:
     if past_it.any():
         lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted by least squares."
     else:
-        lines = "So no threshold can be fitted: that takes crams longer than capacity, which scale `paper` has."
+        lines = "So no threshold can be fitted: that takes longer crams."
     return Exhibit(
         f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds; exact horizons leave {left} of "
-        "their bits.** Tokens can win without being certain. One mark a run, token 0 left out; dashed: no gain. "
+        "their bits.** One mark a run, token 0 left out; dashed: no gain. "
         f"{lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
         f"{words.spelled(crams['length'])} tokens by the paper's recipe.",
         crammed_bits_figure(dots),
