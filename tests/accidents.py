@@ -47,7 +47,12 @@ SMALL = Plan.model_validate(
             | ({"path": True} if kind == "horizon" else {})
             for kind, recipe, changes, n in (
                 ("cram", "best", {"max_steps": 4}, 5),
-                ("horizon", "horizon", {"max_token_passes": 30, "growth": {"start": 2, "block": 2}}, 4),
+                (
+                    "horizon",
+                    "horizon",
+                    {"max_token_passes": 30, "growth": {"start": 2, "block": 2}, "restart_steps": None},
+                    4,
+                ),
                 ("cram", "paper", {"max_steps": 4}, 3),
             )
         ],

@@ -519,7 +519,9 @@ def test_growing_prefix(tiny_llama, prose):
 
 
 @pytest.mark.parametrize(
-    "how", [recipe("horizon", growth=Growth(start=1, block=1)), recipe("best")], ids=["grown", "whole"]
+    "how",
+    [recipe("horizon", growth=Growth(start=1, block=1), restart_steps=None), recipe("best")],
+    ids=["grown", "whole"],
 )
 def test_path_has_the_first_vector_of_every_count_of_right_tokens(tiny_llama, solved_llama, how):
     passage = solved_llama.passage
@@ -602,7 +604,7 @@ class Checkpoints(dict):
 INTERRUPTIBLE = [
     recipe("paper", max_steps=12),
     recipe("best", max_steps=12),
-    recipe("horizon", max_token_passes=60, growth=Growth(start=1, block=1)),
+    recipe("horizon", max_token_passes=60, growth=Growth(start=1, block=1), restart_steps=None),
     quick(max_steps=12, lr=0.1, schedule="cosine", warmup_steps=9, clip_norm=0.1),
     quick(max_steps=12, lr=0.1, averaging=0.2),
 ]

@@ -49,7 +49,9 @@ def experiment(**changes) -> Experiment:
 
 
 # Three batches, none with more passages than fit into it, so that serial has the same batches.
-GROWING = experiment(kind="horizon", recipe="horizon", changes={"max_token_passes": 60}, n=2, path=True, seed=3)
+GROWING = experiment(
+    kind="horizon", recipe="horizon", changes={"max_token_passes": 60, "restart_steps": None}, n=2, path=True, seed=3
+)
 PLAN = Plan(model="tiny-llama", experiments=(experiment(), experiment(lengths=[6], n=2), GROWING))
 
 

@@ -21,8 +21,6 @@ from cramming.studies._figures import COLOURS, WIDTH, styled
 from cramming.studies._page import Answer, Exhibit, Fold
 from cramming.studies._page import Page as AnyPage
 
-BUDGET = {"max_token_passes"}  # may grow with the number of vectors
-
 
 class Page(AnyPage):
     """Horizons of the same passages with one vector and with several."""
@@ -61,7 +59,7 @@ class Page(AnyPage):
 
 
 def same_passages(results: pd.DataFrame) -> pd.DataFrame:
-    """`gains` of runs that differ in number of mem vectors and budget only, on the passages every number was run on.
+    """`gains` of runs that differ in the number of mem vectors only, on the passages that every number was run on.
 
     Args:
         results: Rows of kind horizon of one model. If several recipes are among them, the one with most numbers of
@@ -74,7 +72,7 @@ def same_passages(results: pd.DataFrame) -> pd.DataFrame:
         CrammingError: If there are no runs with one vector to compare with, or no passage has them all.
     """
     runs = gains(results)
-    hows = runs["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json(exclude=BUDGET))
+    hows = runs["recipe_json"].map(lambda text: Recipe.model_validate_json(text).model_dump_json())
     runs = runs[hows == runs.groupby(hows)["n_vectors"].nunique().idxmax()]
     if 1 not in set(runs["n_vectors"]):
         known = ", ".join(map(str, sorted(set(runs["n_vectors"]))))
@@ -285,9 +283,9 @@ def show_answer(page: Page) -> Answer:
     return Answer(
         page.setting,
         "Do several vectors hold as many times what one holds?",
-        f"Within one budget {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens "
-        f"of one ({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it "
-        f"{most['n_vectors']} times; published are factors of {page.published}, without intervals.",
+        f"Within one budget {most['n_vectors']} vectors hold **{most['ratio']:.1f} times** the exact tokens of one "
+        f"({most['ratio_low']:.1f} to {most['ratio_high']:.1f}), where proportion would make it {most['n_vectors']} "
+        f"times; published are factors of {page.published}, without intervals.",
         rests=f"Mean ratio over {words.counted(page.runs)} passages, the same for each number of vectors, with its "
         f"95 % bootstrap interval; {words.budgets(page.runs)} each",
         sure="contradicted" if most["ratio_high"] < most["n_vectors"] and not limited else "open",
