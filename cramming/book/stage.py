@@ -16,11 +16,11 @@ MIRRORED = ["_config.yml", "_toc.yml", "book", "notebooks", "cramming", "data", 
 MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment.yml", "requirements.lock"]
 
 
-def stage(root: Path, target: str = "_stage") -> Path:
+def stage(root: Path, target: str = "_stage", *, weights: bool = False) -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
     Notebooks are as they were executed here, or else as stored. Stored vectors are left out, since they are large; the
-    few that the page for browsers decodes are put beside it.
+    few that the page for browsers decodes are put beside it, and with weights the model's file in parts.
     With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
     there and run it on Binder or Colab.
     """
@@ -50,5 +50,5 @@ def stage(root: Path, target: str = "_stage") -> Path:
     if (place / "book" / "decode.yaml").is_file():
         from cramming.book.export import assemble  # here, since it brings in torch
 
-        assemble(root, place)
+        assemble(root, place, weights=weights)
     return place
