@@ -1,4 +1,5 @@
 # make book   the environment, the model, the notebooks, the pages; prints the path of index.html
+#             BOOK_OPTIONS are those of cramming book, such as --weights for pages that a web server will serve
 # make test   all that continuous integration runs; with PAGES=all every stored output is compared, not only what may have changed
 # make lock   pin what the environment holds now
 # make clean  remove pages and caches; the environment and the results stay
@@ -11,13 +12,14 @@ INSTALLED := .venv/.installed
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PAGES := changed
+BOOK_OPTIONS ?=
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .PHONY: book test environment chromium lock clean
 
 book: environment
 	$(BIN)/cramming fetch
-	$(BIN)/cramming book
+	$(BIN)/cramming book $(BOOK_OPTIONS)
 
 test: environment chromium
 	$(BIN)/ruff check

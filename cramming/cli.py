@@ -260,6 +260,9 @@ def book(
         bool, typer.Option("--store", help="put what was executed into the repository's notebooks")
     ] = False,
     build: Annotated[bool, typer.Option(help="build the pages after executing")] = True,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="lay the model beside the page that decodes, for a web server")
+    ] = False,
     zip: Annotated[
         Path | None, typer.Option(help="write the pages as one archive, to be read by double click")
     ] = None,
@@ -284,13 +287,15 @@ def book(
         raise CrammingError(
             f"parameter {min(given)} and --store: notebooks are stored with their own parameters alone"
         )
+    if weights and not build:
+        raise CrammingError("--weights needs a build: leave out --no-build")
     if execute:
         only = None if page is None else f"notebooks/{Path(page).stem}.ipynb"
         runs.execute(root, only=only, parameters=given, anyway=anyway)
         if store:
             runs.store(root, only)
     if build:
-        print(pages.build(root))
+        print(pages.build(root, weights=weights))
     if zip:
         print(pages.archive(root, zip))
     if pdf:

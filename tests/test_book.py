@@ -285,6 +285,16 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
     assert theme["use_repository_button"]
 
 
+def test_the_archive_holds_no_weights(tmp_path):
+    """They take a web server, and an archive is read without one."""
+    for name in ("index.html", "_static/decode/decode.js", "_static/decode/weights/00.bin"):
+        (tmp_path / "_site" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "_site" / name).touch()
+    with zipfile.ZipFile(build.archive(tmp_path, tmp_path / "book.zip")) as file:
+        found = {name.removeprefix("cramming-book/") for name in file.namelist() if not name.endswith("/")}
+    assert found == {"index.html", "_static/decode/decode.js"}
+
+
 @pytest.mark.slow
 def test_a_warning_fails_the_build_and_keeps_the_pages_of_before(root, capfd):
     (root / "_config.yml").write_text("title: x\nonly_build_toc_files: true\nrepository: {url: ''}\n")

@@ -86,6 +86,7 @@ def test_help_lists_the_commands(cli):
         (["-p", "length=[1"], "parameter 'length=[1' is not of the form key=value"),
         (["--page", "nowhere"], "notebooks/nowhere.ipynb: not in _toc.yml"),
         (["--page", "bound", "-p", "lengths=[8, 16]"], "no parameter 'lengths': notebooks/bound.ipynb has scale"),
+        (["--weights"], "--weights needs a build: leave out --no-build"),
         (["--no-execute", "-p", "n=1"], "parameter n needs an execution: leave out --no-execute"),
     ],
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 
 from cramming import cli
 from cramming.book import export
-from cramming.decode import greedy, teacher_forced
+from cramming.decode import exact_prefix, greedy, teacher_forced
 from cramming.errors import CrammingError
 from cramming.results.store import Store
+from cramming.rounding import quantise
 from tests.conftest import model
 
 
@@ -90,19 +93,100 @@ def test_the_graph_gives_the_models_logits_at_once_and_token_by_token(tiny_llama
     assert past.shape[2] == 2 + len(ids)
 
 
-def test_weights_on_a_grid_are_stored_small_and_used_exactly(tiny_llama):
-    model = copy.deepcopy(tiny_llama.model)
+def coarse(lm):
+    """The same model with weights as 4-bit and 8-bit files give them back."""
+    model = copy.deepcopy(lm.model)
     for i, (name, weight) in enumerate(model.named_parameters()):
         if weight.ndim == 2:
-            coarse = (on_eight_bits if "embed" in name else on_four_bits)(i, *weight.shape)
-            weight.data = torch.from_numpy(coarse) * 4  # a power of two keeps it on a grid
-    lm = replace(tiny_llama, model=model)
+            on_grid = (on_eight_bits if "embed" in name else on_four_bits)(i, *weight.shape)
+            weight.data = torch.from_numpy(on_grid) * 4  # a power of two keeps it on a grid
+    return replace(lm, model=model)
+
+
+def test_weights_on_a_grid_are_stored_small_and_used_exactly(tiny_llama):
+    lm = coarse(tiny_llama)
     mem = torch.randn(1, lm.width, generator=torch.Generator().manual_seed(1))
-    embeds = torch.cat([mem, model.get_input_embeddings()(torch.tensor([7, 9]))])
-    expected = model(inputs_embeds=embeds[None]).logits[0].detach().numpy()
+    embeds = torch.cat([mem, lm.model.get_input_embeddings()(torch.tensor([7, 9]))])
+    expected = lm.model(inputs_embeds=embeds[None]).logits[0].detach().numpy()
     found, _ = step(session(lm), lm, mem, [7, 9])
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     assert export.to_onnx(lm).ByteSize() < export.to_onnx(tiny_llama).ByteSize() / 2
+
+
+@pytest.mark.parametrize("change", [lambda lm: lm, coarse])
+def test_a_file_taken_apart_is_the_same_model(tiny_llama, change):
+    """The graph alone, and each tensor from where in the file it is said to be."""
+    lm = change(tiny_llama)
+    blob = export.to_onnx(lm).SerializeToString()
+    apart = export.taken_apart(blob)
+    graph = onnx.load_from_string(base64.b64decode(apart["graph"]))
+    outside = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.external_data}
+    assert graph.ByteSize() < len(blob) / 2
+    assert [name for name, *_ in apart["tensors"]] == list(outside)
+
+    def read(at: int, count: int, kind: str) -> np.ndarray:
+        return np.frombuffer(blob, kind, count, at)
+
+    for name, size, codes, scale, least in apart["tensors"]:
+        content = blob[codes : codes + size]
+        if scale >= 0:
+            shape, blocks = tuple(outside[name].dims), size // 4 // 32
+            wide = (shape[0], shape[1] // 32)
+            grid = {"scale": read(scale, blocks, "<f2").reshape(wide)}
+            if least >= 0:
+                grid["least"] = read(least, blocks, "<f2").reshape(wide)
+            kind, each = ("u1", 16) if least >= 0 else ("i1", 32)
+            content = export.from_grid(
+                grid | {"codes": read(codes, blocks * each, kind).reshape(*wide, each)}
+            ).tobytes()
+        outside[name].raw_data = content
+        outside[name].ClearField("external_data")
+        outside[name].ClearField("data_location")
+    feeds = {"mem": np.ones((1, lm.width), np.float32), "ids": np.array([7, 9])}
+    feeds |= {"past": np.zeros(export.about(lm)["past"], np.float32)}
+    filled = onnxruntime.InferenceSession(graph.SerializeToString())
+    for one, other in zip(filled.run(None, feeds), session(lm).run(None, feeds), strict=True):
+        assert np.array_equal(one, other)
+
+
+@given(size=st.integers(1, 100))
+def test_parts_are_the_file_again_and_the_manifest_tells_each(size, tmp_path_factory):
+    folder, blob = tmp_path_factory.mktemp("parts") / "weights", bytes(range(size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "PART", 16)
+        manifest = export.lay(blob, folder)
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    pieces = [(folder / part["name"]).read_bytes() for part in manifest["parts"]]
+    assert b"".join(pieces) == blob
+    for part, piece in [*zip(manifest["parts"], pieces, strict=True), (manifest, blob)]:
+        assert (part["bytes"], part["sha256"]) == (len(piece), hashlib.sha256(piece).hexdigest())
+    assert max(map(len, pieces)) <= 16
+    assert export.PART <= 25e6
+
+
+def test_what_the_page_replays_is_what_the_vectors_decode_to(smoke_store, tiny_llama):
+    """Decoded together for the page; here one by one, and the true tokens given."""
+    store = Store(smoke_store)
+    rows = store.frame().query("exact and score_first and n_vectors == 1")
+    rows = rows[rows["recipe_json"].str.contains('"memory":"vectors"')].drop_duplicates("passage")
+    assert rows["length"].nunique() > 1
+    broken = 0
+    for found in export.page_passages(store, list(rows["key"]), tiny_llama):
+        mem, ids = store.vectors()[found["key"]], found["ids"]
+        whole, *rounded = found["recorded"]
+        assert (whole["bits"], whole["said"]) == (None, ids)
+        assert "".join(whole["tokens"]) == tiny_llama.tokenizer.decode(ids)
+        _, gaps = teacher_forced(tiny_llama, mem[None], torch.tensor([ids]))
+        assert whole["won"] == pytest.approx(gaps[0].tolist(), abs=2e-3)
+        assert min(whole["won"]) == pytest.approx(found["margin"], abs=2e-3)
+        for one in rounded:
+            said, won = greedy(tiny_llama, quantise(mem, one["bits"]), len(ids))
+            assert one["said"] == said.tolist() != ids
+            assert one["won"] == pytest.approx(won.tolist(), abs=2e-3)
+            above = [quantise(mem, bits) for bits in range(one["bits"] + 1, 9)]
+            assert not above or min(exact_prefix(tiny_llama, torch.stack(above), ids)) == len(ids)
+            broken += 1
+    assert broken
 
 
 def test_a_crammed_vector_decodes_from_the_export(tiny_llama, solved_llama):

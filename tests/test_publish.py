@@ -60,6 +60,7 @@ def test_the_book_is_published_with_its_address_and_no_more_rights_than_that_tak
     jobs = workflow("publish")["jobs"]
     build = steps(jobs["build"])
     assert "github.repository" in build["make book"]["env"]["CRAMMING_REPOSITORY_URL"]
+    assert build["make book"]["env"]["BOOK_OPTIONS"] == "--weights"
     assert build["actions/upload-pages-artifact"]["with"]["path"] == "_site"
     assert jobs["deploy"]["needs"] == "build"
     writing = {(name, right) for name, job in jobs.items() for right in job.get("permissions", {}).items()}

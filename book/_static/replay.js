@@ -1,8 +1,8 @@
 // Plays each .cramming-replay: a passage appears token by token as its vector is trained. The numbers are in the page as
 // JSON, written by cramming/book/replay.py; nothing is asked for, so that it works on a page opened from a folder.
+// The player is also that of the page which replays a decoding, see decode/decode.js.
 (() => {
   "use strict";
-  const SECONDS = 14; // of the whole run
   let made = 0;
 
   function element(tag, attributes, ...children) {
@@ -12,33 +12,20 @@
     return one;
   }
 
-  function upgrade(root) {
-    const source = root.querySelector('script[type="application/json"]');
-    if (!source || root.querySelector(".replay-live")) return;
-    const run = JSON.parse(source.textContent);
+  // A button, a slider from 0 to last, the text, and a line about it. paint(at) shows the text as it is there, and returns
+  // the line. At first all is at its end; it moves by itself once, when it comes into sight, unless the reader prefers
+  // that nothing does.
+  function player({ label, word, last, seconds, text, paint }) {
     const id = `replay-${(made += 1)}`;
-    const spans = run.tokens.map((token) => element("span", {}, token.replaceAll("\n", "⏎") || "·"));
-    const text = element("div", { class: "replay-tokens", "aria-hidden": "true" }, ...spans);
-    const slider = element("input", { type: "range", id, min: 0, max: run.steps, step: 1, value: run.steps });
+    const slider = element("input", { type: "range", id, min: 0, max: last, step: 1, value: last });
     const button = element("button", { type: "button" });
     const status = element("p", { class: "replay-status" });
-    const controls = element("div", { class: "replay-controls" }, button, element("label", { for: id }, "Step"), slider);
-    root.insertBefore(
-      element("div", { class: "replay-live", role: "group", "aria-label": `Replay of ${run.passage}` }, controls, text, status),
-      root.querySelector("p")
-    );
-    root.querySelector(":scope > p").hidden = true;
-    root.querySelector("details").open = false;
-
+    const controls = element("div", { class: "replay-controls" }, button, element("label", { for: id }, word), slider);
+    const live = element("div", { class: "replay-live", role: "group", "aria-label": label }, controls, text, status);
     let playing = 0; // the frame asked for, 0 while nothing moves
-    const underAt = (step) => run.under.reduce((last, [from, length]) => (from <= step ? length : last), 0);
 
-    function paint() {
-      const step = Number(slider.value);
-      const under = underAt(step);
-      const right = run.at.filter((at) => at <= step).length;
-      spans.forEach((span, i) => (span.className = run.at[i] <= step ? "right" : i < under ? "under" : "unseen"));
-      const said = `Step ${step} of ${run.steps}: ${right} of ${run.tokens.length} tokens right, ${under} under optimisation.`;
+    function show() {
+      const said = paint(Number(slider.value));
       status.textContent = said;
       slider.setAttribute("aria-valuetext", said);
     }
@@ -50,14 +37,14 @@
     }
 
     function play() {
-      if (Number(slider.value) >= run.steps) slider.value = 0;
+      if (Number(slider.value) >= last) slider.value = 0;
       const first = Number(slider.value);
       let begun = null;
       const frame = (now) => {
         begun ??= now;
-        slider.value = Math.min(run.steps, Math.floor(first + ((now - begun) / 1000 / SECONDS) * run.steps));
-        paint();
-        if (Number(slider.value) < run.steps) playing = requestAnimationFrame(frame);
+        slider.value = Math.min(last, Math.floor(first + ((now - begun) / 1000 / seconds) * last));
+        show();
+        if (Number(slider.value) < last && live.isConnected) playing = requestAnimationFrame(frame);
         else pause();
       };
       button.textContent = "Pause";
@@ -67,20 +54,47 @@
     button.addEventListener("click", () => (playing ? pause() : play()));
     slider.addEventListener("input", () => {
       pause();
-      paint();
+      show();
     });
     pause();
-    paint();
-    // It moves by itself once, when it comes into sight, unless the reader prefers that nothing does.
+    show();
     if (matchMedia("(prefers-reduced-motion: no-preference)").matches && "IntersectionObserver" in window) {
       const seen = new IntersectionObserver((entries) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
         seen.disconnect();
-        play();
+        if (!playing) play();
       }, { threshold: 0.6 });
-      seen.observe(root);
+      seen.observe(live);
     }
+    return live;
   }
 
+  // Tokens as they are shown, each in an element of its own.
+  function spans(tokens) {
+    const all = tokens.map((token) => element("span", {}, token.replaceAll("\n", "⏎") || "·"));
+    return [all, element("div", { class: "replay-tokens", "aria-hidden": "true" }, ...all)];
+  }
+
+  function upgrade(root) {
+    const source = root.querySelector('script[type="application/json"]');
+    if (!source || root.querySelector(".replay-live")) return;
+    const run = JSON.parse(source.textContent);
+    const [tokens, text] = spans(run.tokens);
+    const underAt = (step) => run.under.reduce((last, [from, length]) => (from <= step ? length : last), 0);
+
+    function paint(step) {
+      const under = underAt(step);
+      const right = run.at.filter((at) => at <= step).length;
+      tokens.forEach((span, i) => (span.className = run.at[i] <= step ? "right" : i < under ? "under" : "unseen"));
+      return `Step ${step} of ${run.steps}: ${right} of ${run.tokens.length} tokens right, ${under} under optimisation.`;
+    }
+
+    const label = `Replay of ${run.passage}`;
+    root.insertBefore(player({ label, word: "Step", last: run.steps, seconds: 14, text, paint }), root.querySelector("p"));
+    root.querySelector(":scope > p").hidden = true;
+    root.querySelector("details").open = false;
+  }
+
+  window.crammingReplay = { player, spans };
   document.querySelectorAll(".cramming-replay").forEach(upgrade);
 })();

@@ -17,13 +17,15 @@ from cramming.book.stage import stage
 from cramming.errors import CrammingError
 
 
-def build(root: Path) -> Path:
+def build(root: Path, *, weights: bool = False) -> Path:
     """Render the staged tree with Jupyter Book, every warning an error, put the pages in _site, return index.html.
+
+    With weights, the page that decodes can fetch the model from beside it, once the pages are served by a web server.
 
     Raises:
         CrammingError: Jupyter Book failed; its log is printed, and the pages of an earlier build stay.
     """
-    staged, site = stage(root), root / "_site"
+    staged, site = stage(root, weights=weights), root / "_site"
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(staged)]
     command += ["--warningiserror", "--nitpick", "--keep-going"]
     # The repository is the working directory, so that autodoc documents this package and not its staged copy.
@@ -42,14 +44,14 @@ def build(root: Path) -> Path:
 
 
 def archive(root: Path, target: Path) -> Path:
-    """The built pages as one zip, read by a double click on its index.html.
+    """The built pages as one zip, read by a double click on its index.html; so without weights, which take a server.
 
     Raises:
         CrammingError: nothing is built yet, or the archive cannot be written.
     """
     site = _built(root)
     with _writing(target), zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for path in sorted(site.rglob("*")):
+        for path in sorted(path for path in site.rglob("*") if "weights" not in path.relative_to(site).parts):
             file.write(path, Path("cramming-book") / path.relative_to(site))
     return target
 

@@ -8,27 +8,38 @@ differs in any bit.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from onnx.utils import Extractor
 
+from cramming.book.explorer import pieces
+from cramming.decode import exact_prefix, generated
 from cramming.errors import CrammingError
 from cramming.files import atomic
+from cramming.memories import VECTORS
 from cramming.models import FrozenLM, load
 from cramming.recipes import Recipe
 from cramming.results.plans import load_plan
 from cramming.results.store import Store
+from cramming.rounding import quantise
 
 BLOCK = 32  # numbers that share a scale, in the formats Q4_1 and Q8_0 of GGUF
 OPSET, IR = 18, 9  # what readers of 2023 and later know
 PAGE = "book/decode.yaml"  # which passages the page shows
 FOLDER = "book/_static/decode"
+WEIGHTS = "weights"  # a folder in that one
+PART = 25_000_000  # bytes: hosts of pages refuse larger files
+SMALL = 1024  # bytes of a tensor that stays in the graph
 
 
 def to_grid(weight: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -109,7 +120,7 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
         return g("Mul", g.constant(weights[name]), scaled)
 
     def linear(x: str, name: str) -> str:
-        return g("MatMul", x, g.matrix(weights[name]))
+        return g("Gemm", x, g.matrix(name, weights[name]), transB=1)
 
     def rotated(x: str) -> str:
         first, second = g.split(x, 2)
@@ -117,7 +128,8 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
         return g("Add", g("Mul", x, cosines), g("Mul", turned, sines))
 
     # Positions of what is fed now, (k + n,), and of all that is attended to.
-    x = g("Concat", "mem", g.rows(weights["model.embed_tokens.weight"], "ids"), axis=0)
+    table = "model.embed_tokens.weight"
+    x = g("Concat", "mem", g.rows(table, weights[table], "ids"), axis=0)
     before = g("Squeeze", g("Shape", "past", start=2, end=3))
     after = g("Add", before, g("Squeeze", g("Shape", x, start=0, end=1)))
     positions = g("Unsqueeze", g("Range", before, after, g.whole(1)), g.ints(1))
@@ -156,7 +168,8 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
         gate = linear(h, f"{at}.mlp.gate_proj.weight")
         gated = g("Mul", g("Mul", gate, g("Sigmoid", gate)), linear(h, f"{at}.mlp.up_proj.weight"))
         x = g("Add", x, linear(gated, f"{at}.mlp.down_proj.weight"))
-    g("MatMul", norm(x, "model.norm.weight"), g.matrix(weights["lm_head.weight"]), out="logits")
+    head = "lm_head.weight"
+    g("Gemm", norm(x, "model.norm.weight"), g.matrix(head, weights[head]), out="logits", transB=1)
     g("Concat", *presents, axis=0, out="present")
 
     def port(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
@@ -176,10 +189,48 @@ def to_onnx(lm: FrozenLM) -> onnx.ModelProto:
             port("present", TensorProto.FLOAT, *store, "after", width),
         ],
         g.tensors,
+        value_info=[port(name, TensorProto.FLOAT, *shape) for name, shape in g.matrices.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     helper.set_model_props(model, {"model_digest": lm.digest, "provenance": lm.provenance})
     return model
+
+
+def taken_apart(blob: bytes) -> dict[str, Any]:
+    """What a reader has to know who unpacks a file of `write` by himself, matrix by matrix.
+
+    A runtime that is given the whole file holds every step of the unpacking of every matrix at the same time.
+
+    Returns:
+        graph: A model in base64. Its tensors, but for small ones, are external data, each at a location of its own.
+        tensors: Of each its location, its bytes, and where in the file its numbers begin; for one that lies on a grid,
+            see `to_grid`, where codes, scale and least do, or -1 for a part that it lacks.
+    """
+    model = onnx.load_from_string(blob)
+    shapes = {port.name: [d.dim_value for d in port.type.tensor_type.shape.dim] for port in model.graph.value_info}
+    inputs, outputs = ([port.name for port in ports] for ports in (model.graph.input, model.graph.output))
+    found, at = dict[str, int](), 0
+    for tensor in model.graph.initializer:
+        found[tensor.name] = at = blob.index(tensor.raw_data, at)
+    graph = Extractor(model).extract_model([*inputs, *shapes], outputs).graph
+    table = list[list[str | int]]()
+    for tensor in graph.initializer:
+        if len(tensor.raw_data) > SMALL:
+            table.append([tensor.name, len(tensor.raw_data), found[tensor.name], -1, -1])
+            _outside(tensor)
+    for port in [port for port in graph.input if port.name in shapes]:
+        graph.input.remove(port)
+        _outside(graph.initializer.add(name=port.name, data_type=TensorProto.FLOAT, dims=shapes[port.name]))
+        parts = (port.name.removesuffix("numbers") + part for part in ("codes", "scale", "least"))
+        table.append([port.name, 4 * math.prod(shapes[port.name]), *(found.get(part, -1) for part in parts)])
+    model.graph.CopyFrom(graph)
+    return {"graph": base64.b64encode(model.SerializeToString()).decode(), "tensors": table}
+
+
+def _outside(tensor: onnx.TensorProto) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=tensor.name)
 
 
 def write(lm: FrozenLM, out: Path) -> int:
@@ -204,13 +255,31 @@ def write(lm: FrozenLM, out: Path) -> int:
     return len(blob)
 
 
-def assemble(root: Path, place: Path) -> None:
+def lay(blob: bytes, folder: Path) -> dict[str, Any]:
+    """Lay a file into a folder in parts that any host serves, each named after what is in it.
+
+    Returns:
+        What manifest.json says there: bytes and sha256 of the whole, and name, bytes and sha256 of each of the parts.
+    """
+    folder.mkdir(parents=True)
+    parts = []
+    for piece in (blob[at : at + PART] for at in range(0, len(blob), PART)):
+        digest = hashlib.sha256(piece).hexdigest()
+        parts.append({"name": f"{digest[:16]}.bin", "bytes": len(piece), "sha256": digest})
+        (folder / f"{digest[:16]}.bin").write_bytes(piece)
+    manifest = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest(), "parts": parts}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def assemble(root: Path, place: Path, *, weights: bool = False) -> None:
     """Put what the page of the browser reads beside it, as scripts: from file:// a browser loads nothing else.
 
     Args:
         root: The repository.
-        place: The staged copy of it. There, runtime.js, vocabulary.js and passages.js are written, and the parts of
-            the first go.
+        place: The staged copy of it. There, passages.js, graph.js, vocabulary.js and runtime.js are written, and the
+            parts of the last go.
+        weights: Whether to lay the model's file beside the page too, see `lay`.
 
     Raises:
         CrammingError: If book/decode.yaml names a run that the store lacks, or another model's.
@@ -219,11 +288,14 @@ def assemble(root: Path, place: Path) -> None:
     folder, store = place / FOLDER, Store(root / "data" / "results" / wanted["scale"])
     lm = load(load_plan(wanted["scale"]).models[0], device="cpu")
     passages = page_passages(store, wanted["runs"], lm)
-    weights = folder / "model.onnx"
-    model = about(lm) | {"bytes": weights.stat().st_size if weights.is_file() else None}
+    blob = to_onnx(lm).SerializeToString()
+    model = about(lm) | {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+    if weights:
+        model |= lay(blob, folder / WEIGHTS)
     parts = {"module": folder / "ort.wasm.bundle.min.mjs", "wasm": folder / "ort-wasm-simd-threaded.wasm.gz"}
     packed = {name: base64.b64encode(path.read_bytes()).decode() for name, path in parts.items()}
     _script(folder / "runtime.js", "CRAMMING_RUNTIME", packed)
+    _script(folder / "graph.js", "CRAMMING_GRAPH", taken_apart(blob))
     _script(folder / "vocabulary.js", "CRAMMING_VOCABULARY", vocabulary(lm))
     _script(folder / "passages.js", "CRAMMED", {"model": model, "passages": passages})
     for path in parts.values():
@@ -252,13 +324,13 @@ def page_passages(store: Store, keys: Sequence[str], lm: FrozenLM) -> list[dict[
         lm: The model that the page decodes with.
 
     Returns:
-        Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, and mem, which is float32,
-        little-endian, in base64.
+        Of each run key, passage, source, recipe, model, model_digest, length, margin, ids, mem, which is float32,
+        little-endian, in base64, and recorded, see `recordings`.
 
     Raises:
         CrammingError: If the store lacks a run, or it is not one that this page can decode and check.
     """
-    frame, vectors, found = store.frame(), store.vectors(), []
+    frame, vectors, found = store.frame(), store.vectors(), list[dict[str, Any]]()
     for key in keys:
         rows = frame[frame["key"].str.startswith(key)]
         if len(rows) != 1:
@@ -280,7 +352,51 @@ def page_passages(store: Store, keys: Sequence[str], lm: FrozenLM) -> list[dict[
             | {"ids": [int(token) for token in row["token_ids"][: row["length"]]]}
             | {"mem": base64.b64encode(mem[0].numpy().astype("<f4").tobytes()).decode()}
         )
+    mems = [vectors[passage["key"]] for passage in found]
+    for passage, recorded in zip(found, recordings(lm, mems, [passage["ids"] for passage in found]), strict=True):
+        passage["recorded"] = recorded
     return found
+
+
+@torch.no_grad()
+def recordings(
+    lm: FrozenLM, mems: Sequence[torch.Tensor], texts: Sequence[Sequence[int]]
+) -> list[list[dict[str, Any]]]:
+    """What the model says, given a vector alone: each as it is, and rounded to the most bits at which its text breaks.
+
+    Args:
+        lm: The frozen model.
+        mems: Exact vectors, each (1, d).
+        texts: The token ids of each.
+
+    Returns:
+        Of each vector its recordings, the second only where some rounding breaks it: bits (None as it is), said (ids,
+        as many as the text has), tokens (their text), and won (by how many logits each was the likeliest).
+    """
+    tried = [
+        (i, bits, mem)
+        for i, (mem, ids) in enumerate(zip(mems, texts, strict=True))
+        for bits, mem in ((None, mem), *_breaking(lm, mem, ids))
+    ]
+    feed = VECTORS.feed(lm, torch.stack([mem for _, _, mem in tried]), torch.zeros(len(tried), 1, dtype=torch.long))
+    steps = [logits.float().topk(2) for logits in generated(lm, feed.inputs(use_cache=True), max(map(len, texts)))]
+    said = torch.stack([best.indices[:, 0] for best in steps], 1)
+    won = torch.stack([best.values[:, 0] - best.values[:, 1] for best in steps], 1)
+    found: list[list[dict[str, Any]]] = [[] for _ in mems]
+    for row, (i, bits, _) in enumerate(tried):
+        ids = said[row, : len(texts[i])].tolist()
+        gaps = [round(gap, 3) for gap in won[row, : len(ids)].tolist()]
+        found[i].append({"bits": bits, "said": ids, "tokens": pieces(lm, ids), "won": gaps})
+    return found
+
+
+def _breaking(lm: FrozenLM, mem: torch.Tensor, ids: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+    """The most bits at which a rounded vector does not give its text back, and that vector; nothing if none does."""
+    for bits in range(8, 0, -1):
+        rounded = quantise(mem, bits)
+        if exact_prefix(lm, rounded[None], ids)[0] < len(ids):
+            yield bits, rounded
+            return
 
 
 def _script(path: Path, name: str, value: object) -> None:
@@ -293,6 +409,7 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
+        self.matrices: dict[str, tuple[int, ...]] = {}  # outputs that depend on no input, and their shapes
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._grids: dict[tuple[int, tuple[int, ...]], dict[str, str]] = {}
 
@@ -306,8 +423,8 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [x], names, axis=axis, num_outputs=parts))
         return names
 
-    def constant(self, array: np.ndarray) -> str:
-        name = f"tensor_{len(self.tensors)}"
+    def constant(self, array: np.ndarray, name: str | None = None) -> str:
+        name = name or f"tensor_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
@@ -320,21 +437,23 @@ class _Graph:
     def floats(self, value: float) -> str:
         return self._once(np.array(value, np.float32))
 
-    def matrix(self, weight: np.ndarray) -> str:
-        """A weight (out, in), turned for ``x @ matrix``. A reader computes it once, since it depends on no input."""
-        grid = self._grid(weight)
-        return self("Transpose", self._numbers(grid, weight.shape[1]), perm=[1, 0])
+    def matrix(self, name: str, weight: np.ndarray) -> str:
+        """A weight (out, in). A reader computes it once, since it depends on no input."""
+        grid = self._grid(name, weight)
+        out = grid["codes"].removesuffix("codes") + "numbers"
+        self.matrices[out] = weight.shape
+        return self._numbers(grid, weight.shape[1], out=out)
 
-    def rows(self, table: np.ndarray, ids: str) -> str:
+    def rows(self, name: str, table: np.ndarray, ids: str) -> str:
         """Rows of a table by number; of a grid only these are turned into numbers."""
-        taken = {name: self("Gather", tensor, ids, axis=0) for name, tensor in self._grid(table).items()}
-        return self._numbers(taken, table.shape[1])
+        grid = self._grid(name, table)
+        return self._numbers({part: self("Gather", grid[part], ids, axis=0) for part in grid}, table.shape[1])
 
-    def _numbers(self, grid: dict[str, str], width: int) -> str:
+    def _numbers(self, grid: dict[str, str], width: int, out: str | None = None) -> str:
         """What `from_grid` computes."""
         if "scale" not in grid:
-            return grid["codes"]
-        codes, rest = grid["codes"], {name: self._wide(grid[name]) for name in ("scale", "least") if name in grid}
+            return self("Identity", grid["codes"], out=out)
+        codes, rest = grid["codes"], {part: self._wide(grid[part]) for part in ("scale", "least") if part in grid}
         if "least" in rest:
             low = self("BitwiseAnd", codes, self._once(np.array(15, np.uint8)))
             high = self("BitShift", codes, self._once(np.array(4, np.uint8)), direction="RIGHT")
@@ -342,17 +461,17 @@ class _Graph:
         numbers = self("Mul", self("Cast", codes, to=TensorProto.FLOAT), rest["scale"])
         if "least" in rest:
             numbers = self("Add", numbers, rest["least"])
-        return self("Reshape", numbers, self.ints(-1, width))
+        return self("Reshape", numbers, self.ints(-1, width), out=out)
 
     def _wide(self, half: str) -> str:
         return self("Unsqueeze", self("Cast", half, to=TensorProto.FLOAT), self.ints(-1))
 
-    def _grid(self, weight: np.ndarray) -> dict[str, str]:
+    def _grid(self, name: str, weight: np.ndarray) -> dict[str, str]:
         """Tensors of a weight; one that is used twice, as tied embeddings are, is stored once."""
         where = (weight.__array_interface__["data"][0], weight.shape)
         if where not in self._grids:
             grid = to_grid(weight) or {"codes": weight}
-            self._grids[where] = {name: self.constant(part) for name, part in grid.items()}
+            self._grids[where] = {part: self.constant(array, f"{name}.{part}") for part, array in grid.items()}
         return self._grids[where]
 
     def _once(self, array: np.ndarray) -> str:

@@ -20,11 +20,12 @@ MIRRORED += ["CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment
 API = "book/api"
 
 
-def stage(root: Path, target: str = "_stage") -> Path:
+def stage(root: Path, target: str = "_stage", *, weights: bool = False) -> Path:
     """Copy what the book is built from to a fresh tree that mirrors the repository.
 
     Notebooks are as they were executed here, or else as stored. Each module of the API gets its page. Stored vectors
-    are left out, since they are large; the few that the page for browsers decodes are put beside it.
+    are left out, since they are large; the few that the page for browsers decodes are put beside it, and with weights
+    the model's file in parts.
     With CRAMMING_REPOSITORY_URL set to the address of a public repository, pages get buttons that lead to their source
     there and run it on Binder or Colab.
     """
@@ -56,7 +57,7 @@ def stage(root: Path, target: str = "_stage") -> Path:
     if (place / "book" / "decode.yaml").is_file():
         from cramming.book.export import assemble  # here, since it brings in torch
 
-        assemble(root, place)
+        assemble(root, place, weights=weights)
     return place
 
 

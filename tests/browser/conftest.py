@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,20 +26,27 @@ def lacking(what: str) -> None:
     pytest.skip(what)
 
 
-@pytest.fixture(scope="session")
-def site():
-    """Address of the built book, served from this machine."""
-    if not (SITE / "index.html").exists():
-        lacking("no built book in _site: run `make book` first")
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Address of a folder, served from this machine."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Address of the built book."""
+    if not (SITE / "index.html").exists():
+        lacking("no built book in _site: run `make book` first")
+    with served(SITE) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -252,6 +255,17 @@ def test_search_finds_a_word(page, site):
     assert page.faults == []
 
 
+def most_resident() -> float:
+    """Bytes: the peak of what the largest of this process's pages ever held in memory."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError):
+            if "--type=renderer" in " ".join(process.cmdline()):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                found.append(1024 * float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    return max(found)
+
+
 @pytest.mark.realmodel
 def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     """The book opened by double click, the weights from a file: exact, until the vector is changed."""
@@ -279,6 +293,8 @@ def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     assert page.locator("#decode-run").is_disabled()
     page.set_input_files("#decode-file", weights)
     page.wait_for_selector("#decode-run:enabled")
+    if sys.platform == "linux":
+        assert most_resident() < 1.5e9
     shortest = "CRAMMED.passages.reduce((least, p, i, all) => (p.length < all[least].length ? i : least), 0)"
     which = page.evaluate(shortest)
     truth = page.evaluate(f"CRAMMED.passages[{which}].ids")
