@@ -303,7 +303,7 @@ def test_a_warning_fails_the_build_and_keeps_the_pages_of_before(root, capfd):
     (root / "book" / "index.md").write_text("# Title\n\nSee [nothing](nowhere.md).\n")
     (root / "_site").mkdir()
     (root / "_site" / "index.html").write_text("before")
-    with pytest.raises(CrammingError, match=r"the book did not build: 1 warnings, all in the log above"):
+    with pytest.raises(CrammingError, match=r"the book did not build: 1 warnings and errors, all in the log above"):
         build.build(root)
     assert "nowhere.md" in capfd.readouterr().err
     assert (root / "_site" / "index.html").read_text() == "before"

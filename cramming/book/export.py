@@ -202,9 +202,9 @@ def taken_apart(blob: bytes) -> dict[str, Any]:
     A runtime that is given the whole file holds every step of the unpacking of every matrix at the same time.
 
     Returns:
-        graph: A model in base64. Its tensors, but for small ones, are external data, each at a location of its own.
-        tensors: Of each its location, its bytes, and where in the file its numbers begin; for one that lies on a grid,
-            see `to_grid`, where codes, scale and least do, or -1 for a part that it lacks.
+        Keys graph, a model in base64 whose tensors, but for small ones, are external data, each at a location of its
+        own; and tensors, of each its location, its bytes, and where in the file its numbers begin, or for one that
+        lies on a grid, see `to_grid`, where codes, scale and least do, or -1 for a part that it lacks.
     """
     model = onnx.load_from_string(blob)
     shapes = {port.name: [d.dim_value for d in port.type.tensor_type.shape.dim] for port in model.graph.value_info}
