@@ -280,6 +280,7 @@ def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
     page.goto((SITE / "book" / "decode.html").as_uri())
+    page.wait_for_selector("#decode-replay .replay-live")  # the recording, before there are weights
     said = page.locator("#decode-status")
 
     def decoded() -> tuple[str, str]:
