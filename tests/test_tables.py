@@ -525,6 +525,21 @@ def test_a_threshold_needs_runs_beyond_it():
         assert labels == ["no gain", said]
 
 
+def test_gains_past_capacity_leave_token_0_out_and_tell_what_the_end_of_the_budget_brought():
+    """Of 4 tokens 2 stay wrong: 3 bits are taken off the last three, a third of them in the last quarter."""
+    log2 = np.log(2)
+    over = row(
+        PAPER, length=4, width=2, n_vectors=1, exact=False, token_passes=100,
+        token_nats_without=[9.0, 2 * log2, 2 * log2, 2 * log2], token_nats_with=[np.nan, 0.0, log2, 2 * log2],
+        token_correct=[True, True, False, False], correct_with=1, correct_without=0,
+        trace_loss=[2 * log2, 1.25 * log2, 1.5 * log2, log2], trace_token_passes=[25, 50, 75, 100],
+    )  # fmt: skip
+    held = row(PAPER, "novels/held", length=4, exact=True, token_nats_without=[1.0] * 4, token_nats_with=[1.0] * 4)
+    gains = information.overfull(frame(over, held))
+    assert gains[["length", "right", "tokens", "token_passes"]].to_numpy().tolist() == [[4, 1, 1, 100]]
+    assert gains[["bits", "per_number", "late"]].to_numpy() == pytest.approx(np.array([[3, 1.5, 1 / 3]]))
+
+
 def test_the_slope_is_read_off_at_every_share_of_the_budget():
     """Twice the bits a token, half the tokens at the end; as many at first."""
     how, runs = OURS.model_copy(update={"growth": Growth(start=1, block=1)}), []

@@ -4,7 +4,6 @@
   const cells = [...document.querySelectorAll(".cell details.hide.above-input")];
   const title = document.querySelector(".bd-article h1");
   if (!cells.length || !title) return;
-  document.documentElement.classList.add("one-switch");
   const button = document.createElement("button");
   button.type = "button";
   button.className = "code-switch";

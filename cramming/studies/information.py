@@ -16,8 +16,8 @@ from matplotlib.ticker import NullLocator
 from cramming import metrics
 from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
-from cramming.results.published import text_ratios
-from cramming.results.rows import after_first, crammed, of_kind
+from cramming.results.published import hub_id, published, text_ratios
+from cramming.results.rows import after_first, bits_after_first, crammed, of_kind
 from cramming.results.traces import exact_curve, stair
 from cramming.sphere import noise_like
 from cramming.studies import _words as words
@@ -66,6 +66,11 @@ class Page(AnyPage):
     def limits(self) -> pd.DataFrame:
         """From `limits`, of all horizons."""
         return limits(self.horizons, self.told, self.window)
+
+    @cached_property
+    def overfull(self) -> pd.DataFrame:
+        """From `overfull`, of all runs."""
+        return overfull(self.results)
 
     @cached_property
     def tests(self) -> pd.DataFrame:
@@ -224,6 +229,34 @@ def past_capacity(dots: pd.DataFrame) -> pd.Series:
     return ~dots["exact"] & (dots["bits_with"] > dots["bits"] / 3)
 
 
+def overfull(results: pd.DataFrame) -> pd.DataFrame:
+    """What vectors gain on passages of more tokens than they hold, as the paper counts gains (Table 1).
+
+    Args:
+        results: Rows of the store; those of `past_capacity` count.
+
+    Returns:
+        One row a run: source, passage, length (tokens), token_passes, right (tokens), tokens (token gain), bits
+        (information gain), per_number (bits a number of the vector) and late (share of the bits that the last quarter
+        of the token passes brought, from the least loss so far). Token 0 is left out.
+    """
+    past = past_capacity(crammed_bits(results))
+    runs = results.loc[past.index[past]]
+    bits = runs.apply(bits_after_first, axis=1)
+    late = []
+    for run, gain in zip(runs.itertuples(), bits, strict=True):
+        least = np.minimum.accumulate(run.trace_loss)
+        early = stair(np.append(0, run.trace_token_passes), np.append(np.nan, least), 0.75 * run.token_passes)
+        late.append(metrics.nats_to_bits(run.length * (early - least[-1])) / gain)
+    return runs[["source", "passage", "length", "token_passes"]].assign(
+        right=[int(sum(right[1:])) for right in runs["token_correct"]],
+        tokens=runs["correct_with"] - runs["correct_without"],
+        bits=bits,
+        per_number=bits / (runs["width"] * runs["n_vectors"]),
+        late=late,
+    )
+
+
 def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """What a vector does to tokens before and behind the horizon it was found for.
 
@@ -272,7 +305,8 @@ def held(frame: pd.DataFrame) -> pd.DataFrame:
 def crammed_bits_figure(frame: pd.DataFrame) -> Figure:
     """Figure 3: bits of a passage given mem against those without it, and the line of no gain.
 
-    Of a source with runs beyond what a vector holds, the threshold is fitted as well.
+    Of a source with runs beyond what a vector holds, the threshold is fitted to its crams as well: horizons have no
+    passage that their vector could not hold.
 
     Args:
         frame: `cramming.studies.information.crammed_bits`.
@@ -288,7 +322,8 @@ def crammed_bits_figure(frame: pd.DataFrame) -> Figure:
             axis.plot(dots["bits"], dots["bits_with"], marker, color=colour, markerfacecolor=face, markersize=5)
         label = f"{source} (n = {len(some)})"
         if past_capacity(some).any():
-            fitted = metrics.threshold(some["bits"], some["bits_with"])
+            crams = some[some["kind"] == "cram"]
+            fitted = metrics.threshold(crams["bits"], crams["bits_with"])
             axis.plot([0, fitted, most], [0, 0, max(0, most - fitted)], style, color=colour, linewidth=1.5)
             label += f": threshold {fitted:.0f} bits"
         axis.plot([], [], marker, linestyle=style, color=colour, label=label)
@@ -324,7 +359,7 @@ def beyond_figure(frame: pd.DataFrame, behind: int, before: int = 24, width: int
     axis.annotate("horizon", (0.5, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points",
                   fontsize="small")  # fmt: skip
     axis.set(xlabel="tokens past the last exact one", ylabel="bits a token saved by mem")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -436,15 +471,47 @@ def show_dots(page: Page) -> Exhibit:
     whole = dots[(dots["kind"] == "horizon") & dots["exact"]]
     left = words.share_mean(whole["bits_with"] / whole["bits"])
     if past_it.any():
-        lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted by least squares."
+        lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted to the crams."
     else:
         lines = "So no threshold can be fitted: that takes longer crams."
     return Exhibit(
-        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector holds; exact horizons leave {left} of "
+        f"**{past_it.sum()} of {len(dots)} runs lie beyond what their vector took in; exact horizons leave {left} of "
         "their bits.** One mark a run, token 0 left out; dashed: no gain. "
         f"{lines} Filled: {len(dots) - len(crams)} exact horizons; open: {len(crams)} crams of "
-        f"{words.spelled(crams['length'])} tokens by the paper's recipe.",
+        f"{words.spelled(crams['length'])} tokens.",
         crammed_bits_figure(dots),
+    )
+
+
+def show_overfull(page: Page) -> Exhibit:
+    """What a vector gains on far more tokens than it holds, by text, and published gains a number of the vector."""
+    runs = page.overfull
+    if runs.empty:
+        return Exhibit("No run lies beyond what its vector holds: sweep longer crams to see what it takes off them.")
+    width = published("models").set_index("hub_id")["hidden_size"]
+    said = published("capacity").query("source == 'pg19'")
+    scale = metrics.nats_to_bits(1) * said["information_gain_nats_mean"] / said["model"].map(hub_id).map(width)
+    table = pd.DataFrame.from_dict(
+        {
+            f"{source} (n = {len(some)})": {
+                "information gain, bits": words.spread(some["bits"].mean(), some["bits"].std(), 0),
+                "95 % of the mean": "{:.0f} to {:.0f}".format(*metrics.bootstrap_ci(some["bits"])),
+                "bits a number": f"{some['per_number'].mean():.2f}",
+                "tokens right": words.spread(some["right"].mean(), some["right"].std()),
+                "token gain": words.spread(some["tokens"].mean(), some["tokens"].std()),
+                "gained in the last quarter": words.share_mean(some["late"]),
+            }
+            for source, some in runs.groupby("source", sort=False)
+        },
+        orient="index",
+    ).rename_axis("text")
+    return Exhibit(
+        f"**At {words.spelled(runs['length'])} tokens a vector took off {_gain(runs)} bits so far, "
+        f"{words.share_mean(runs['late'])} of them in the last quarter of the budget: a lower bound.** That is "
+        f"{runs['per_number'].mean():.2f} bits a number of the vector; published on PG-19: {scale.min():.2f} to "
+        f"{scale.max():.2f}, {len(scale)} models. {runs['token_passes'].max():,} token passes at most, token 0 left "
+        "out; mean ± standard deviation over passages.",
+        table,
     )
 
 
@@ -479,6 +546,10 @@ def glue_numbers(page: Page) -> None:
     own, noise = (f"{-page.past[name].mean():.1f}" for name in ("bits_saved", "bits_random"))
     glue(slope=_interval(page.tests.iloc[0]), scatter=_interval(page.tests.iloc[2]))
     glue(n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
+
+
+def _gain(runs: pd.DataFrame) -> str:
+    return words.within(runs["bits"].mean(), *metrics.bootstrap_ci(runs["bits"]), 0)
 
 
 def _interval(test: pd.Series) -> str:

@@ -159,6 +159,23 @@ def test_drawings_follow_the_theme(page, site):
     assert len(inks) == 2
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("name", [pages()[0], "notebooks/method.html", "notebooks/tokens_per_vector.html"])
+def test_nothing_moves_while_a_page_loads_and_is_read(browser, site, name, width):
+    """Layout shift, as browsers count it: below 0.1 is what they call good."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {"
+        "if (!entry.hadRecentInput) window.shift += entry.value;})).observe({type: 'layout-shift', buffered: true});"
+    )
+    open_page(page, site + name)
+    for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 700):
+        page.evaluate(f"window.scrollTo(0, {top})")
+        page.wait_for_timeout(30)
+    assert page.evaluate("window.shift") < 0.05
+    page.close()
+
+
 def test_a_run_is_replayed(browser, site):
     """It moves once by itself, stops when asked, and stays still for readers who prefer that."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
