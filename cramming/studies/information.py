@@ -471,7 +471,7 @@ def show_dots(page: Page) -> Exhibit:
     whole = dots[(dots["kind"] == "horizon") & dots["exact"]]
     left = words.share_mean(whole["bits_with"] / whole["bits"])
     if past_it.any():
-        lines = "Lines: what is left if a vector takes off a fixed number of bits, fitted to the crams."
+        lines = "Lines: a fixed number of bits taken off, fitted to crams."
     else:
         lines = "So no threshold can be fitted: that takes longer crams."
     return Exhibit(
@@ -510,7 +510,7 @@ def show_overfull(page: Page) -> Exhibit:
         f"{words.share_mean(runs['late'])} of them in the last quarter of the budget: a lower bound.** That is "
         f"{runs['per_number'].mean():.2f} bits a number of the vector; published on PG-19: {scale.min():.2f} to "
         f"{scale.max():.2f}, {len(scale)} models. {runs['token_passes'].max():,} token passes at most, token 0 left "
-        "out; mean ± standard deviation over passages.",
+        "out; mean ± standard deviation.",
         table,
     )
 
