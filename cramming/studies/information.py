@@ -230,7 +230,9 @@ def past_capacity(dots: pd.DataFrame) -> pd.Series:
 
 
 def overfull(results: pd.DataFrame) -> pd.DataFrame:
-    """What vectors gain on passages of more tokens than they hold, as the paper counts gains (Table 1).
+    """What vectors gain on passages of more tokens than they hold: sums over tokens 1 to L - 1.
+
+    Table 1 has the same sums, multiplied by L / (L - 1), see `cramming.metrics.published_sum`.
 
     Args:
         results: Rows of the store; those of `past_capacity` count.
@@ -248,9 +250,10 @@ def overfull(results: pd.DataFrame) -> pd.DataFrame:
         least = np.minimum.accumulate(run.trace_loss)
         early = stair(np.append(0, run.trace_token_passes), np.append(np.nan, least), 0.75 * run.token_passes)
         late.append(metrics.nats_to_bits(run.length * (early - least[-1])) / gain)
+    right = np.array([sum(right[1:]) for right in runs["token_correct"]], dtype=int)
     return runs[["source", "passage", "length", "token_passes"]].assign(
-        right=[int(sum(right[1:])) for right in runs["token_correct"]],
-        tokens=runs["correct_with"] - runs["correct_without"],
+        right=right,
+        tokens=right - runs["correct_without"],  # without mem, token 0 is never right
         bits=bits,
         per_number=bits / (runs["width"] * runs["n_vectors"]),
         late=late,
@@ -506,7 +509,7 @@ def show_overfull(page: Page) -> Exhibit:
         orient="index",
     ).rename_axis("text")
     return Exhibit(
-        f"**At {words.spelled(runs['length'])} tokens a vector took off {_gain(runs)} bits so far, "
+        f"**At {words.spelled(runs['length'])} tokens a vector took off {words.mean(runs['bits'], 0)} bits so far, "
         f"{words.share_mean(runs['late'])} of them in the last quarter of the budget: a lower bound.** That is "
         f"{runs['per_number'].mean():.2f} bits a number of the vector; published on PG-19: {scale.min():.2f} to "
         f"{scale.max():.2f}, {len(scale)} models. {runs['token_passes'].max():,} token passes at most, token 0 left "
@@ -546,10 +549,6 @@ def glue_numbers(page: Page) -> None:
     own, noise = (f"{-page.past[name].mean():.1f}" for name in ("bits_saved", "bits_random"))
     glue(slope=_interval(page.tests.iloc[0]), scatter=_interval(page.tests.iloc[2]))
     glue(n_limits=f"{len(page.limits)}", misleads=own, misleads_random=noise)
-
-
-def _gain(runs: pd.DataFrame) -> str:
-    return words.within(runs["bits"].mean(), *metrics.bootstrap_ci(runs["bits"]), 0)
 
 
 def _interval(test: pd.Series) -> str:
