@@ -25,7 +25,7 @@ _HOOKS = {
     "togglebutton": r'class="(?:[^"]* )?toggle(?:-details)?[ "]|class="[^"]*\badmonition\b[^"]*\bdropdown\b',
     "design-tabs": r"\bsd-tab-label\b",
     "explorer": r"\bcramming-explorer\b",
-    "replay": r"\bcramming-replay\b|\bid=\"decode-replay\"",
+    "replay": r"\bcramming-replay\b",
 }
 _LOADED = re.compile(
     r'\s*<(?:script|link)\b[^>]*"((?:[^"?]*/)?([\w-]+)[^"/?]*\.(?:js|css))(?:\?[^"]*)?"[^>]*>(?:</script>)?'
