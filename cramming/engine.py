@@ -197,7 +197,7 @@ class _Run:
         self.passage, self.recipe, self.memory = passage, recipe, MEMORIES[recipe.memory]
         self.first = 0 if recipe.score_first else 1  # the first token that is scored
         self.scored = len(passage) - self.first
-        self.tokens = torch.tensor(passage.token_ids, device=lm.device)
+        self.tokens, self.device = torch.tensor(passage.token_ids), lm.device
         self.noise = lambda start: first_mem(lm, passage, recipe, k, seed, start)
         self.tensors = _TENSORS + (_AVERAGING if recipe.averaging else ())
         self.steps = self.token_passes = self.best = self.best_step = self.starts = 0
@@ -213,10 +213,10 @@ class _Run:
 
     def _begin(self, first: torch.Tensor) -> None:
         """Start from these vectors, with nothing remembered but the best of earlier starts."""
-        self.param = self._projected(first.to(self.tokens.device))
+        self.param = _projected(self.recipe, first.to(self.device))
         self.iterate = self.average = self.param
         self.moment1, self.moment2 = torch.zeros_like(self.param), torch.zeros_like(self.param)
-        self.weight = torch.ones(len(self.passage), device=self.tokens.device)
+        self.weight = torch.ones(len(self.passage))  # as the tokens on the processor, where steps are laid out
         growth = self.recipe.growth
         self.length = min(growth.start, len(self.passage)) if growth else len(self.passage)
         self.starts += 1
@@ -235,13 +235,13 @@ class _Run:
     def restore(self, state: State) -> None:
         """Go on from what `state` gave."""
         for name in self.tensors:
-            setattr(self, name, state[name].to(self.param.device))
+            setattr(self, name, state[name].to("cpu" if name == "weight" else self.device))
         self.correct, self.nats = state["correct"].numpy().copy(), state["nats"].numpy().copy()
         for name, number in zip(NUMBERS, state["numbers"].tolist(), strict=True):
             setattr(self, name, type(getattr(self, name))(number))
         self.trace = [Step(int(a), int(b), c, d, int(e)) for a, b, c, d, e in state["trace"].tolist()]
         if self.path is not None:
-            self.path = state["path"].to(self.param.device)
+            self.path = state["path"].to(self.device)
 
     @property
     def fed(self) -> int:
@@ -256,30 +256,6 @@ class _Run:
         """
         mem = param * self.recipe.radius if self.recipe.parametrisation == "sphere" else param
         return quantise(mem, self.recipe.bits, self.recipe.block) if self.recipe.bits else mem
-
-    def _projected(self, param: torch.Tensor) -> torch.Tensor:
-        """The trained direction, held on the sphere of radius sqrt(d)."""
-        return onto_sphere(param) if self.recipe.parametrisation == "sphere" else param
-
-    def update(self, gradient: torch.Tensor) -> None:
-        """One step of Adam with decoupled weight decay, and with momentum or a running average of its iterates."""
-        recipe, (beta1, beta2), t = self.recipe, self.recipe.betas, self.steps - self.began
-        if recipe.parametrisation == "sphere":
-            # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
-            gradient = along_sphere(gradient, self.param)
-        if recipe.clip_norm:
-            gradient = gradient * min(1.0, recipe.clip_norm / (gradient.norm().item() + 1e-6))
-        lr = self.learning_rate()
-        self.moment2 = beta2 * self.moment2 + (1 - beta2) * gradient**2
-        scale = (self.moment2 / (1 - beta2**t)).sqrt() + recipe.eps
-        if recipe.averaging:
-            self.iterate = self._projected(self.iterate * (1 - lr * recipe.weight_decay) - lr * gradient / scale)
-            self.average = torch.lerp(self.average, self.iterate, max(recipe.averaging, 1 / t))
-            self.param = self._projected(torch.lerp(self.iterate, self.average, beta1))
-        else:
-            self.moment1 = beta1 * self.moment1 + (1 - beta1) * gradient
-            moved = self.param * (1 - lr * recipe.weight_decay) - lr * self.moment1 / (1 - beta1**t) / scale
-            self.param = self._projected(moved)
 
     def learning_rate(self) -> float:
         """Of the step under way, from the share of the budget that is used up or the prefix that is crammed."""
@@ -296,22 +272,28 @@ class _Run:
             used = self.token_passes / recipe.max_token_passes if recipe.max_token_passes else 0.0
         return recipe.lr_min + (recipe.lr - recipe.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
 
-    def take(self, gradient: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:
-        """Digest one forward and backward pass: keep what was best, decide whether to go on, step, grow."""
-        recipe, n = self.recipe, self.length
+    def count_step(self) -> None:
+        """Count the step under way; it is whole again once `take` has digested it."""
         self.whole = False
         self.steps += 1
         self.token_passes += self.fed
-        won = gaps > recipe.stop_margin  # (n,), as nats and gaps; n tokens are under optimisation
+
+    def take(self, before: torch.Tensor, nats: torch.Tensor, gaps: torch.Tensor) -> None:
+        """Digest a step that has moved `param`: keep what was best, decide whether to go on, grow.
+
+        Args:
+            before: The vectors that the step saw, shape (k, d).
+            nats, gaps: Of the tokens under optimisation, shape (n,), on the processor: a device waits for nothing.
+        """
+        recipe, n = self.recipe, self.length
+        won = gaps > recipe.stop_margin  # (n,)
         solved = bool(won[self.first :].all())
         hits = (gaps > 0)[self.first :].float()  # (n,), or (n - 1,) where token 0 is given
         # With growth the longest prefix counts, without it the number of right tokens.
         count = int((won[self.first :].int().cumprod(0) if recipe.growth else hits).sum())
         self.trace.append(Step(self.steps, n, nats[self.first :].mean().item(), hits.mean().item(), self.token_passes))
         better = count > self.best or (solved and count == self.best)
-        before = self.to_mem(self.param)  # (k, d)
         self._refocus(won)
-        self.update(gradient)  # (k, d)
         if better:
             if self.path is not None:
                 self.path = torch.cat([self.path, before.expand(count - self.best, -1, -1)])  # (count, k, d)
@@ -320,7 +302,7 @@ class _Run:
         if count > self.held:
             self.held, self.held_step = count, self.steps
         if better or self.steps == 1:  # a run that never gets a token right still says what its start cost
-            self.correct[:n], self.nats[:n] = (gaps > 0).cpu().numpy(), nats.cpu().numpy()
+            self.correct[:n], self.nats[:n] = (gaps > 0).numpy(), nats.numpy()
             if self.first:
                 self.correct[0], self.nats[0] = False, np.nan
         if solved and n == len(self.passage):
@@ -375,26 +357,82 @@ class _Run:
 
 
 def _step(lm: FrozenLM, active: list[_Run], pack: bool) -> None:
-    """One forward and backward pass for the whole batch; each run then digests its share."""
+    """One forward and backward pass and one move for the whole batch; each run then digests its share.
+
+    A device is waited for once, when losses and gaps come back.
+    """
     wall, cpu = time.perf_counter(), time.process_time()
     longest = max(run.length for run in active)
     shares = [run.fed for run in active]
-    tokens = torch.zeros(len(active), longest, dtype=torch.long, device=lm.device)
-    weights = torch.zeros(len(active), longest, device=lm.device)
+    tokens = torch.zeros(len(active), longest, dtype=torch.long)
+    weights = torch.zeros(len(active), longest)
     for row, run in enumerate(active):
         tokens[row, : run.length] = run.tokens[: run.length]
         weights[row, run.first : run.length] = run.weight[run.first : run.length]
     weights /= weights.sum(1, keepdim=True)
-    mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)
+    mem = torch.stack([run.to_mem(run.param) for run in active]).requires_grad_(True)  # (B, k, d)
     memory, temperature = active[0].memory, active[0].recipe.temperature
     loss, nats, gaps = score(lm, mem, tokens, weights, pack=pack, memory=memory, temperature=temperature)
     (gradient,) = torch.autograd.grad(loss, mem)
+    for run in active:
+        run.count_step()
+    _move(active, gradient)
+    seen = torch.stack([nats, gaps]).cpu()  # (2, B, L)
     for row, run in enumerate(active):
-        run.take(gradient[row], nats[row, : run.length], gaps[row, : run.length])
+        run.take(mem[row].detach(), *seen[:, row, : run.length])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     for run, share in zip(active, shares, strict=True):
         run.seconds += wall * share / sum(shares)
         run.cpu_seconds += cpu * share / sum(shares)
+
+
+def _move(active: list[_Run], gradient: torch.Tensor) -> None:
+    """One step of Adam with decoupled weight decay, with momentum or a running average of its iterates.
+
+    All runs move at once, so that a device gets a few dozen small operations a step, however many passages there are.
+
+    Args:
+        active: The runs, of one recipe.
+        gradient: To the vectors that the model saw, shape (B, k, d).
+    """
+    recipe, (beta1, beta2) = active[0].recipe, active[0].recipe.betas
+
+    def each(*numbers: float) -> torch.Tensor:  # (B, 1, 1)
+        return torch.tensor(numbers, dtype=gradient.dtype).to(gradient.device, non_blocking=True)[:, None, None]
+
+    def all_of(name: str) -> torch.Tensor:  # (B, k, d)
+        return torch.stack([getattr(run, name) for run in active])
+
+    ages = [run.steps - run.began for run in active]
+    rates = [run.learning_rate() for run in active]
+    lr, decay = each(*rates), each(*(1 - rate * recipe.weight_decay for rate in rates))
+    param = all_of("param")
+    if recipe.parametrisation == "sphere":
+        # The radial part of the gradient would only be undone by the projection, but disturb Adam's moments.
+        gradient = along_sphere(gradient, param)
+    if recipe.clip_norm:
+        norm = gradient.norm(dim=(1, 2), keepdim=True).double()
+        gradient = gradient * (recipe.clip_norm / (norm + 1e-6)).clamp(max=1).to(gradient)
+    moment2 = beta2 * all_of("moment2") + (1 - beta2) * gradient**2
+    scale = (moment2 / each(*(1 - beta2**t for t in ages))).sqrt() + recipe.eps
+    moved = {"moment2": moment2}
+    if recipe.averaging:
+        iterate = _projected(recipe, all_of("iterate") * decay - lr * gradient / scale)
+        average = torch.lerp(all_of("average"), iterate, each(*(max(recipe.averaging, 1 / t) for t in ages)))
+        moved |= {"iterate": iterate, "average": average, "param": torch.lerp(iterate, average, beta1)}
+    else:
+        moment1 = beta1 * all_of("moment1") + (1 - beta1) * gradient
+        step = lr * moment1 / each(*(1 - beta1**t for t in ages)) / scale
+        moved |= {"moment1": moment1, "param": param * decay - step}
+    moved["param"] = _projected(recipe, moved["param"])
+    for name, values in moved.items():
+        for run, value in zip(active, values.unbind(), strict=True):
+            setattr(run, name, value)
+
+
+def _projected(recipe: Recipe, param: torch.Tensor) -> torch.Tensor:
+    """The trained direction, shape (..., d), held on the sphere of radius sqrt(d) if the recipe asks for it."""
+    return onto_sphere(param) if recipe.parametrisation == "sphere" else param
 
 
 def score(
@@ -416,7 +454,8 @@ def score(
         lm: The frozen model.
         mem: Shape (B, k, d), or what the memory asks for.
         tokens: Shape (B, L).
-        weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on.
+        weights: Shape (B, L); tokens of weight 0 are neither scored nor trained on. On the processor, as tokens too,
+            where no device has to be waited for.
         pack: Whether to lay rows of unequal length end to end instead of padding them; see `packs`.
         memory: What mem is, see `cramming.memories`.
         temperature: What the logits are divided by in the loss, and only there.
@@ -426,23 +465,31 @@ def score(
         nats: Cross-entropy of each token, shape (B, L); NaN where the weight is 0.
         gaps: Logit of the true token minus the best other one, shape (B, L); -inf where the weight is 0.
     """
-    feed = memory.feed(lm, mem, tokens)
+    feed = memory.feed(lm, mem, tokens.to(mem.device))
     scored = weights > 0
-    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    places = torch.arange(1, tokens.shape[1] + 1, device=scored.device)
     ahead = feed.embeds.shape[1] - tokens.shape[1]  # positions before the one that predicts token 0
-    fed = ahead + (scored * places).amax(1)
+    fed = (ahead + (scored * places).amax(1)).tolist()
     # The mask of packed rows holds for every layer: local attention would see too much of a row beyond its window.
     near = lm.window is None or feed.embeds.shape[1] + bool(feed.past) <= lm.window
-    if pack and near and int(fed.min()) < feed.embeds.shape[1]:
-        hidden = _Packing(fed.tolist()).run(lm, feed)[:, ahead:]
+    if pack and near and min(fed) < feed.embeds.shape[1]:
+        hidden = _Packing(fed).run(lm, feed)[:, ahead:]
     else:
         hidden = lm.model.base_model(**feed.inputs()).last_hidden_state[:, ahead:]
+    at = scored.flatten().nonzero()[:, 0].to(mem.device)  # (N,), of the N scored tokens among all B * L
     head = lm.model.get_output_embeddings()
-    loss, some_nats, some_gaps = _FusedHead.apply(
-        hidden[scored], head.weight, head.bias, tokens[scored], weights[scored], temperature
+    loss, *found = _FusedHead.apply(
+        hidden.flatten(0, 1)[at],
+        head.weight,
+        head.bias,
+        tokens.flatten().to(mem.device)[at],
+        weights.flatten().to(mem.device)[at],
+        temperature,
     )
-    nats = torch.full_like(weights, torch.nan).masked_scatter(scored, some_nats)
-    gaps = torch.full_like(weights, -torch.inf).masked_scatter(scored, some_gaps)
+    nats, gaps = (
+        loss.new_full((scored.numel(),), none).scatter(0, at, some).view(scored.shape)
+        for none, some in zip((torch.nan, -torch.inf), found, strict=True)
+    )
     return loss, nats, gaps
 
 
@@ -597,7 +644,7 @@ def _check(
         raise CrammingError(f"start has {len(start)} tensors for {len(passages)} passages: give one a passage")
     if path and recipe.restart_steps:
         raise CrammingError(
-            f"recipe {recipe.name!r} may begin anew, and has no one path then: leave out restart_steps"
+            f"recipe {recipe.name!r} may begin anew, and has no one path then: set restart_steps to null"
         )
     memory = MEMORIES[recipe.memory]
     shape = memory.shape(lm, n_vectors)

@@ -65,11 +65,11 @@ def degrees(cosine: float) -> float:
 
 
 def onto_sphere(vectors: torch.Tensor) -> torch.Tensor:
-    """Each of the vectors (n, d) at length sqrt(d), that is, with a root mean square of 1."""
-    return vectors * (math.sqrt(vectors.shape[1]) / vectors.norm(dim=1, keepdim=True))
+    """Each of the vectors (..., d) at length sqrt(d), that is, with a root mean square of 1."""
+    return vectors * (math.sqrt(vectors.shape[-1]) / vectors.norm(dim=-1, keepdim=True))
 
 
 def along_sphere(vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """The part of each of the vectors (n, d) at right angles to its direction (n, d)."""
-    unit = directions / directions.norm(dim=1, keepdim=True)
-    return vectors - (vectors * unit).sum(1, keepdim=True) * unit
+    """The part of each of the vectors (..., d) at right angles to its direction (..., d)."""
+    unit = directions / directions.norm(dim=-1, keepdim=True)
+    return vectors - (vectors * unit).sum(-1, keepdim=True) * unit

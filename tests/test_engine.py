@@ -6,7 +6,9 @@ import dataclasses
 import math
 import os
 import time
+from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import platformdirs
@@ -304,7 +306,7 @@ def test_averaging_by_hand(tiny_llama):
     run = engine._Run(tiny_llama, from_text("Call me", tiny_llama.tokenizer), how, 1, 0, start)
     places = []
     for run.steps in (1, 2, 3):
-        run.update(torch.ones_like(start))
+        engine._move([run], torch.ones_like(start)[None])
         places.append(run.param[0, 0].item())
     # iterates -1, -2, -3; their averages -1, -1.5, -2.25; mem half-way between
     assert places == pytest.approx([-1, -1.75, -2.625])
@@ -431,6 +433,50 @@ def test_model_is_left_as_it_was(tiny_llama, prose):
     cram(tiny_llama, prose, quick(), progress=False)
     assert weights_digest(tiny_llama.model) == tiny_llama.digest
     assert all(parameter.grad is None for parameter in tiny_llama.model.parameters())
+
+
+# On a device
+
+
+class OnDevice(torch.Tensor):
+    """A tensor as if on a device: what makes the processor wait for its numbers is counted, by name."""
+
+    waits: ClassVar[list[str]] = []
+    ASKS = (
+        "item",
+        "tolist",
+        "cpu",
+        "numpy",
+        "nonzero",
+        "masked_scatter",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+    )
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        at = args[1] if func.__name__ in ("__getitem__", "__setitem__") else ()
+        masked = any(getattr(part, "dtype", None) == torch.bool for part in (at if isinstance(at, tuple) else (at,)))
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        if func.__name__ in cls.ASKS or masked:
+            cls.waits.append(func.__name__)
+        return out.as_subclass(torch.Tensor) if func.__name__ == "cpu" else out
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("how", [recipe("horizon"), recipe("progressive"), recipe("paper")])
+def test_a_step_waits_once_for_a_device_however_many_passages(tiny_llama, monkeypatch, n, how):
+    noise = engine.first_mem
+    monkeypatch.setattr(engine, "first_mem", lambda *arguments: noise(*arguments).as_subclass(OnDevice))
+    some = passages("novels", tiny_llama.tokenizer, n=n, length=12)
+    counted = {}
+    for most in (5, 15):
+        OnDevice.waits = []
+        cram(tiny_llama, some, how.model_copy(update={"max_steps": most, "max_token_passes": None}), progress=False)
+        counted[most] = Counter(OnDevice.waits)
+    assert counted[15] - counted[5] == {"cpu": 10}
 
 
 # What is kept
@@ -656,18 +702,18 @@ def test_runs_under_way_are_saved_now_and_then(tiny_llama, prose, monkeypatch):
 
 def test_half_a_step_is_not_saved(tiny_llama, prose, monkeypatch):
     """One passage has digested the step, the next is in the middle of it."""
-    update, calls, checkpoints = engine._Run.update, [], Checkpoints()
+    take, calls, checkpoints = engine._Run.take, [], Checkpoints()
 
-    def interrupted(run, gradient):
+    def interrupted(run, *seen):
         calls.append(run)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        update(run, gradient)
+        take(run, *seen)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._Run, "update", interrupted)
+        patch.setattr(engine._Run, "take", interrupted)
         cram(tiny_llama, prose, quick(), progress=False, checkpoints=checkpoints)
-    assert {name: len(state["trace"]) for name, state in checkpoints.items()} == {"To be": 3, "that is": 2}
+    assert {name: len(state["trace"]) for name, state in checkpoints.items()} == {"To be": 3}
     whole = cram(tiny_llama, prose, quick(), progress=False)
     resumed = cram(tiny_llama, prose, quick(), progress=False, checkpoints=checkpoints)
     for run, other in zip(resumed, whole, strict=True):
