@@ -120,12 +120,12 @@ def sweep(
     plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
     if planned:
-        left = cost.estimate(plan, target)
+        left = cost.plan_cost(plan, target)
         print(cost.estimate_table(left).to_string())
         print(cost.hours_table(left, cost.rates(plan, target)).to_string())
         print(cost.state_of(target))
         return
-    most = cost.estimate(plan)
+    most = cost.plan_cost(plan)
     if estimate:
         print(cost.estimate_table(most).to_string())
         return
@@ -165,7 +165,7 @@ def estimate(
         text = read_text(file, "name a text file in UTF-8")
     stored = predict.read(model)
     lm = models.load(model)
-    told = predict.estimate(lm, from_text(text or "", lm.tokenizer), stored)
+    told = predict.foretell(lm, from_text(text or "", lm.tokenizer), stored)
     horizon, steps, how = told.loc["horizon"], told.loc["steps"], stored["recipe"]
     named = in_words(how, besides=("max_token_passes",))
     print(

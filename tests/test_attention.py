@@ -7,10 +7,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cramming.attention import first_token_shares, mem_shares
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
 from cramming.models import TINY_NAMES
+from cramming.results.attention import first_token_shares, mem_shares
 from cramming.studies import attention as attention_page
 from cramming.texts import passages
 from tests.conftest import model

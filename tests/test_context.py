@@ -40,7 +40,7 @@ def nats_of(lm, ids):
 @torch.no_grad()
 def test_given_context_a_passage_costs_what_both_cost_less_what_the_context_does(tiny):
     some, before = chosen(tiny, 9, 7, 8)
-    frame = context.told(tiny, mems(tiny, 3), some, before, (4, 10))
+    frame = context.context_nats(tiny, mems(tiny, 3), some, before, (4, 10))
     sums = frame.groupby(["passage", "what", "context_tokens"])["nats"].sum()
     for i, (passage, text) in enumerate(zip(some, before, strict=True)):
         own = list(passage.token_ids)
@@ -59,7 +59,7 @@ def test_given_context_a_passage_costs_what_both_cost_less_what_the_context_does
 def test_vectors_stand_where_the_condition_says(tiny):
     some, before = chosen(tiny, 9, 7)
     vectors = mems(tiny, 2, k=2)
-    frame = context.told(tiny, vectors, some, before, (4,)).set_index(["passage", "what"])
+    frame = context.context_nats(tiny, vectors, some, before, (4,)).set_index(["passage", "what"])
     table = tiny.model.get_input_embeddings()
     last = table(torch.tensor(before[0].token_ids[-4:]))
     for what, front in (
@@ -77,7 +77,7 @@ def test_vectors_stand_where_the_condition_says(tiny):
 def test_the_random_vector_has_the_norm_of_mem_and_nothing_of_its_text(tiny):
     some, before = chosen(tiny, 9, 7)
     vectors = mems(tiny, 2, k=2)
-    told = [context.told(tiny, use, some, before, (4,)) for use in (vectors, [-mem for mem in vectors])]
+    told = [context.context_nats(tiny, use, some, before, (4,)) for use in (vectors, [-mem for mem in vectors])]
     same, other = ([some.loc[some["what"] == what, "nats"].tolist() for some in told] for what in ("random", "mem"))
     assert same[0] == pytest.approx(same[1])
     assert other[0] != pytest.approx(other[1])
@@ -87,7 +87,7 @@ def test_the_random_vector_has_the_norm_of_mem_and_nothing_of_its_text(tiny):
 
 def test_gains_are_summed_over_all_tokens_but_the_first(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
-    frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 10, 11)))
+    frame = context.gains(context.context_nats(tiny_llama, mems(tiny_llama, 2), some, before, (4, 10, 11)))
     assert (frame.loc[frame["what"] == "nothing", "gain_bits"] == 0).all()
     assert sorted(frame["context_tokens"].unique()) == [0, 4, 10]  # of 11 tokens before there are none
     assert frame["gain_bits"].to_numpy() == pytest.approx((frame["bits_without"] - frame["bits_with"]).to_numpy())
@@ -114,7 +114,7 @@ def test_the_other_passage_is_of_the_same_source_where_there_is_one(tiny_llama):
     assert texts.other_of(some) == {0: 1, 1: 0, 2: 3, 3: 2}
     assert texts.other_of(some[:3]) == {0: 1, 1: 0, 2: 0}
     assert texts.other_of(some[:1]) == {}
-    frame = context.told(tiny_llama, mems(tiny_llama, 1), some[:1], some[:1], (4,))
+    frame = context.context_nats(tiny_llama, mems(tiny_llama, 1), some[:1], some[:1], (4,))
     assert not frame["what"].str.startswith("other").any()
 
 
@@ -122,14 +122,14 @@ def test_what_cannot_be_compared_is_refused(tiny_llama):
     some, before = chosen(tiny_llama, 4, 4)
     vectors = mems(tiny_llama, 2)
     with pytest.raises(CrammingError, match="2 vectors, 2 passages and 1 texts"):
-        context.told(tiny_llama, vectors, some, before[:1])
+        context.context_nats(tiny_llama, vectors, some, before[:1])
     with pytest.raises(CrammingError, match="at least one"):
-        context.told(tiny_llama, [], [], [])
+        context.context_nats(tiny_llama, [], [], [])
     with pytest.raises(CrammingError, match="has 1 token"):
-        context.told(tiny_llama, vectors, [some[0], some[1].prefix(1)], before)
+        context.context_nats(tiny_llama, vectors, [some[0], some[1].prefix(1)], before)
     long = from_text("x" * tiny_llama.context_length, tiny_llama.tokenizer)
     with pytest.raises(CrammingError, match=f"tiny-llama has {tiny_llama.context_length}"):
-        context.told(tiny_llama, vectors, some, [long, long], (len(long),))
+        context.context_nats(tiny_llama, vectors, some, [long, long], (len(long),))
 
 
 def by_hand(**gained):
@@ -193,7 +193,7 @@ def test_tokens_are_sorted_by_what_they_cost_with_nothing_in_front():
 
 def test_tables_and_figures_of_a_model(tiny_llama):
     some, before = chosen(tiny_llama, 9, 5)
-    frame = context.gains(context.told(tiny_llama, mems(tiny_llama, 2), some, before, (4, 6, 8)))
+    frame = context.gains(context.context_nats(tiny_llama, mems(tiny_llama, 2), some, before, (4, 6, 8)))
     table = context.context_table(frame)
     # Context at all three lengths, the three others that have some at two of them, and five without.
     assert len(table) == 3 + 3 * 2 + 5
@@ -202,5 +202,5 @@ def test_tables_and_figures_of_a_model(tiny_llama):
     [labels] = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
     assert labels == [context.CONTEXTS[what] for what in
                       ("copy", "context, mem", "mem", "mem, context", "context", "other context")]  # fmt: skip
-    alone = context.gains(context.told(tiny_llama, mems(tiny_llama, 1), some[:1], before[:1], (4,)))
+    alone = context.gains(context.context_nats(tiny_llama, mems(tiny_llama, 1), some[:1], before[:1], (4,)))
     assert isinstance(context.gains_figure(alone), Figure)

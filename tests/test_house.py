@@ -60,7 +60,7 @@ def test_one_import_turned_upward_is_found(tmp_path, file, line):
 
 def test_the_core_is_one_evening():
     lines = sum(path.read_text().count("\n") for path in (ROOT / "cramming").glob("*.py") if path.name != "cli.py")
-    assert lines <= 3500  # a little more than the blueprint's 3,200: attention, paths and the face are its new rooms
+    assert lines <= 3500  # a little more than the blueprint's 3,200: paths and the face are its new rooms
 
 
 # What is documented

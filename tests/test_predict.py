@@ -193,12 +193,12 @@ def test_estimate_comes_from_what_was_written(tiny_llama, tmp_path):
     pd.testing.assert_frame_equal(stored["rows"], some.astype({"horizon": "int64"}), atol=1e-4, check_dtype=False)
     assert (stored["window"], stored["first"], stored["recipe"]) == (12, 8, OURS)
     [passage] = passages("fresh", tiny_llama.tokenizer, n=1, length=12)
-    told = predict.estimate(tiny_llama, passage, stored)
+    told = predict.foretell(tiny_llama, passage, stored)
     assert told.index.tolist() == ["horizon", "steps"]
     assert told.loc["steps", ["predicted", "low", "high"]].tolist() == pytest.approx([3, 3, 3])
     assert 10 <= told.loc["horizon", "predicted"] <= 21
     with pytest.raises(CrammingError, match="fetch the same weights"):
-        predict.estimate(tiny_llama, passage, stored | {"model_digest": "other"})
+        predict.foretell(tiny_llama, passage, stored | {"model_digest": "other"})
     with pytest.raises(CrammingError, match="'nope' are stored to estimate from: there are some of tiny-llama"):
         predict.read("nope", tmp_path)
 

@@ -166,23 +166,23 @@ def test_prefixes_above_the_safe_margin_are_exact(pairs):
     gaps = pd.concat([pd.DataFrame({"setting": "usual", **part, "gap": usual}),
                       pd.DataFrame({"setting": "other", **part, "gap": other})])  # fmt: skip
     safe = lossless.safe_margin(gaps)
-    assert lossless.cut(gaps, [np.nextafter(safe, 9)])["exact"].all()
+    assert lossless.to_margin(gaps, [np.nextafter(safe, 9)])["exact"].all()
     if safe:  # and it is no larger than it must be: the token itself was undone
         assert ((usual >= safe) & ~(other > 0)).any()
 
 
 def test_cutting_by_hand():
     gaps = by_hand()
-    cuts = lossless.cut(gaps, [0.5, 1, 2]).set_index(["margin", "run", "setting"]).sort_index()
+    cuts = lossless.to_margin(gaps, [0.5, 1, 2]).set_index(["margin", "run", "setting"]).sort_index()
     assert cuts.loc[0.5, "tokens"].groupby("run").first().tolist() == [3, 1]
     assert cuts.loc[1, "tokens"].groupby("run").first().tolist() == [3, 0]
     assert cuts.loc[2, "tokens"].groupby("run").first().tolist() == [1, 0]
     assert not cuts.loc[(1, 0, "rough"), "exact"]
     assert cuts.loc[(2, 0, "rough"), "exact"]
-    price = lossless.cut_price(cuts.reset_index())
+    price = lossless.margin_price(cuts.reset_index())
     assert price["left"].tolist() == pytest.approx([1, 0.5, 1 / 6])  # of the second, one token was exact
     assert price["tokens"].tolist() == [2, 1.5, 0.5]
-    assert lossless.cut_price_table(price).loc["2", "left, % (95 % interval)"] == "17 (0 to 33)"
+    assert lossless.margin_price_table(price).loc["2", "left, % (95 % interval)"] == "17 (0 to 33)"
 
 
 def test_margins_asked_for_are_compared_on_the_same_passages():
@@ -230,9 +230,9 @@ def test_accuracy_against_exactness():
 def test_figures_of_a_model():
     _, _, _, found = decoded()
     assert isinstance(lossless.margins_and_changes_figure(found), Figure)
-    cuts = lossless.cut(found, [0.001, 0.1, 9])
+    cuts = lossless.to_margin(found, [0.001, 0.1, 9])
     asked = lossless.asked(frame(row(OURS), row(OURS.model_copy(update={"stop_margin": 1.0}), length=3)))
-    figure = lossless.margin_bought_figure(cuts, lossless.cut_price(cuts), asked)
+    figure = lossless.margin_bought_figure(cuts, lossless.margin_price(cuts), asked)
     assert [len(axis.get_legend().get_texts()) for axis in figure.axes] == [4, 2]
     lost = found.assign(gap=-1.0, reference=-1.0)  # nothing is right, as from a tiny model
     assert isinstance(lossless.margins_and_changes_figure(lost), Figure)

@@ -175,7 +175,7 @@ def test_padding_by_hand():
 
 def test_grid_adds_up_to_the_estimate():
     plan = plans.load_plan("paper")
-    most = estimate.estimate(plan)
+    most = estimate.plan_cost(plan)
     grid = scale.by_model(plan, most, passages=16).set_index("model")
     theirs = most[most["recipe"] == "paper"]
     assert list(grid.index) == list(plan.models)
@@ -190,7 +190,7 @@ def test_grid_adds_up_to_the_estimate():
 
 def test_grid_table_ends_in_the_sum_and_leaves_out_what_is_not_known():
     plan = plans.load_plan("paper")
-    grid = scale.by_model(plan, estimate.estimate(plan), passages=16)
+    grid = scale.by_model(plan, estimate.plan_cost(plan), passages=16)
     bills = scale.grid_bills(grid, DEVICES.loc[["A100 80 GB"]], (0.25, 0.5), ratio=10)
     assert bills["hours_low"].to_list() == pytest.approx((10 * bills["ours_hours_low"]).to_list())
     assert isinstance(scale.grid_figure(bills), Figure)

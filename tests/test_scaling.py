@@ -152,7 +152,7 @@ def test_cut_models_are_compared_passage_by_passage():
         row(OURS, "fresh/b", model="m@first-1", length=14),
         nothing("novels/a", model="m@first-1"),
     )
-    cuts = model_size.cuts(some, ABOUT).set_index("change")
+    cuts = model_size.copies(some, ABOUT).set_index("change")
     assert cuts.index.tolist() == ["whole", "first layer"]
     assert cuts["horizon"].tolist() == [15, 7]
     cut = cuts.loc["first layer"]
@@ -162,10 +162,10 @@ def test_cut_models_are_compared_passage_by_passage():
     assert cut["bits_difference"] == pytest.approx(-1.5 * 2.75 / math.log(2))
     assert cut["bits_capped"] == cut["bits"]
     assert math.isnan(cuts.loc["whole", "horizon_difference"])
-    table = model_size.cut_table(cuts.reset_index())
+    table = model_size.copies_table(cuts.reset_index())
     assert table["against the whole, tokens"].tolist() == ["", "-8.0 (-10.0 to -6.0)"]
     assert table.index.tolist() == ["whole (3.0 million)", "first layer (2.0 million)"]
-    assert isinstance(model_size.cuts_figure(rows.gains(some)), Figure)
+    assert isinstance(model_size.copies_figure(rows.gains(some)), Figure)
 
 
 def test_bits_of_a_model_worse_than_guessing_are_capped():
@@ -178,7 +178,7 @@ def test_bits_of_a_model_worse_than_guessing_are_capped():
 
 def test_without_the_whole_model_there_is_nothing_to_compare_with():
     with pytest.raises(CrammingError, match="m@first-1"):
-        model_size.cuts(frame(row(OURS, model="m@first-1")), ABOUT)
+        model_size.copies(frame(row(OURS, model="m@first-1")), ABOUT)
 
 
 def test_changes_are_said_in_words():

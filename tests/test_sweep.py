@@ -19,7 +19,7 @@ from cramming.engine import Cram
 from cramming.errors import CrammingError
 from cramming.recipes import Recipe, recipe
 from cramming.results.check import recheck
-from cramming.results.estimate import estimate, rates, state_of
+from cramming.results.estimate import plan_cost, rates, state_of
 from cramming.results.plans import PLANS, Experiment, Plan, key_of, load_plan, store_of
 from cramming.results.rows import crammed, row_of
 from cramming.results.store import Store
@@ -348,7 +348,7 @@ def test_an_experiment_for_one_model_of_several(store):
 def test_estimate_is_the_most_that_can_be_spent(store):
     growing = experiment(kind="horizon", recipe="horizon", changes={"max_token_passes": 50}, lengths=[20], n=2)
     wanted = plan(experiment(lengths=[4, 6], n=3), growing)
-    frame = estimate(wanted).set_index("recipe")
+    frame = plan_cost(wanted).set_index("recipe")
     # Two steps of 3 + 1 and of 5 + 1 positions, three passages each.
     assert frame.loc["best", ["runs", "tokens", "token_passes"]].tolist() == [6, 30, 2 * 3 * (4 + 6)]
     assert frame.loc["horizon", "runs"] == 2
@@ -362,13 +362,13 @@ def test_estimate_is_the_most_that_can_be_spent(store):
 
 def test_estimate_counts_what_is_stored_and_what_has_a_checkpoint(store):
     twice = plan(experiment(lengths=[4, 6]), experiment(n=2), experiment(n=1, n_vectors=2))
-    before = estimate(twice, store)
+    before = plan_cost(twice, store)
     assert before["runs"].tolist() == before["pending"].tolist() == [6, 1]  # what two experiments ask for counts once
-    pd.testing.assert_frame_equal(before, estimate(twice))
+    pd.testing.assert_frame_equal(before, plan_cost(twice))
     run(plan(experiment(lengths=[6])), store)
     [key, *_] = [key_of(model("tiny-llama"), experiment(), passage) for passage in some_passages(3)]
     store.checkpoint(key, {"x": torch.zeros(1)})
-    after = estimate(twice, store).iloc[0]
+    after = plan_cost(twice, store).iloc[0]
     assert after[["runs", "stored", "unfinished", "pending", "tokens"]].tolist() == [6, 3, 1, 3, 12]
     assert after["token_passes"] == 2 * 3 * 4
     assert state_of(store).endswith("3 runs stored, 1 with a checkpoint, 0 shards set aside")
@@ -382,7 +382,7 @@ def test_estimate_counts_what_is_stored_and_what_has_a_checkpoint(store):
 
 
 def test_estimate_of_the_paper_needs_no_weights():
-    frame = estimate(load_plan("paper"))
+    frame = plan_cost(load_plan("paper"))
     assert frame["model"].nunique() == 14
     assert set(frame["source"]) == {"pg19", "fanfics", "random"}
     assert set(frame.query("n_vectors > 1")["model"]) == {"Pythia-160M", "Llama-3.2-1B"}

@@ -28,7 +28,7 @@ def most_passes(experiment: Experiment, length: int) -> float:
     return min((how.max_steps or math.inf) * positions, (how.max_token_passes or math.inf) + positions)
 
 
-def estimate(plan: Plan, store: Store | None = None) -> pd.DataFrame:
+def plan_cost(plan: Plan, store: Store | None = None) -> pd.DataFrame:
     """The most that a plan can cost, from its budgets: nothing is run.
 
     A step takes 2 operations a parameter and token forward, and 2 backward, since the weights themselves get no
@@ -110,7 +110,7 @@ def names_of(model: str) -> set[str]:
 
 
 def rates(plan: Plan, store: Store | None = None) -> pd.DataFrame:
-    """Operations a second by device, to turn those of `estimate` into hours.
+    """Operations a second by device, to turn those of `plan_cost` into hours.
 
     Returns:
         One row a device: device, rate, known (assumed, measured by benchmarks/step_cost.py, or from the store's runs
@@ -250,7 +250,7 @@ def step_cost(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cramming.results.estimate.estimate` for people: one row a model and text, and the sum."""
+    """`cramming.results.estimate.plan_cost` for people: one row a model and text, and the sum."""
     total = frame.assign(model="all", recipe="", source="", n_vectors="").groupby(
         ["model", "recipe", "source", "n_vectors"], as_index=False
     )
@@ -274,7 +274,7 @@ def estimate_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def hours_table(frame: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
-    """Hours that all of `estimate` takes at most, by device of `rates`."""
+    """Hours that all of `plan_cost` takes at most, by device of `rates`."""
     hours = frame["operations"].sum() / rates["rate"] / 3600
     return pd.DataFrame(
         {
@@ -286,7 +286,7 @@ def hours_table(frame: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def estimate_line(frame: pd.DataFrame) -> str:
-    """The sum of `cramming.results.estimate.estimate` in a line."""
+    """The sum of `cramming.results.estimate.plan_cost` in a line."""
     return (
         f"the whole plan is {frame['runs'].sum():,} runs of {frame['tokens'].sum():,} tokens, at most "
         f"{frame['token_passes'].sum():.2g} token passes or {frame['gpu_hours'].sum():.2g} hours of a large GPU; "

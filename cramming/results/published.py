@@ -180,8 +180,8 @@ def attention_ledger(mem: pd.DataFrame, plain: pd.DataFrame, model: str) -> pd.D
     """Set every number of attention_mass.csv beside the shares of attention measured here.
 
     Args:
-        mem: From `cramming.attention.mem_shares`, of vectors by recipe progressive; may be empty.
-        plain: From `cramming.attention.first_token_shares`, of the same passages; may be empty.
+        mem: From `cramming.results.attention.mem_shares`, of vectors by recipe progressive; may be empty.
+        plain: From `cramming.results.attention.first_token_shares`, of the same passages; may be empty.
         model: What they were measured on.
 
     Returns:

@@ -42,6 +42,24 @@ def stair(spent: np.ndarray, exact: np.ndarray, at: ArrayLike) -> np.ndarray:
     return exact[np.searchsorted(spent, at, side="right") - 1]
 
 
+def exact_at(runs: pd.DataFrame, spent: ArrayLike, along: str = "token_passes") -> np.ndarray:
+    """Exact tokens of each run of kind horizon once so much was spent on it, shape (n,).
+
+    Args:
+        runs: Their rows.
+        spent: One amount for all, or one for each, shape (n,).
+        along: See `exact_curve`.
+    """
+    each = np.broadcast_to(np.asarray(spent), len(runs))
+    return np.array([stair(*exact_curve(runs.iloc[[i]], along), most) for i, most in enumerate(each)], dtype=int)
+
+
+def won_late(runs: pd.DataFrame) -> np.ndarray:
+    """Exact tokens that each run of kind horizon won in the last quarter of its token passes, shape (n,)."""
+    passes = runs["token_passes"].to_numpy()
+    return exact_at(runs, passes) - exact_at(runs, 0.75 * passes)
+
+
 def exact_curve(runs: pd.DataFrame, along: str = "token_passes") -> tuple[np.ndarray, np.ndarray]:
     """Exact tokens of one passage against what one system spent on it, as a staircase from (0, 0).
 

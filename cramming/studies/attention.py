@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 from cramming import metrics
-from cramming.attention import ROWS, attending_layers, first_token_shares, mem_shares
 from cramming.decode import teacher_forced
 from cramming.errors import CrammingError
 from cramming.models import FrozenLM
+from cramming.results.attention import ROWS, attending_layers, first_token_shares, mem_shares
 from cramming.results.estimate import SYSTEMS
 from cramming.results.published import published
 from cramming.results.rows import crammed
@@ -46,7 +46,7 @@ class Page(AnyPage):
 
     @cached_property
     def by_recipe(self) -> dict[str, pd.DataFrame]:
-        """From `cramming.attention.mem_shares`, by recipe."""
+        """From `cramming.results.attention.mem_shares`, by recipe."""
         return {
             str(recipe): mem_shares(self.lm, [self.vectors[key] for key in some["key"]], crammed(some, self.lm))
             for recipe, some in self.results.groupby("recipe")
@@ -59,7 +59,7 @@ class Page(AnyPage):
 
     @cached_property
     def plain(self) -> pd.DataFrame:
-        """From `cramming.attention.first_token_shares`, of the passages that our vectors hold."""
+        """From `cramming.results.attention.first_token_shares`, of the passages that our vectors hold."""
         return first_token_shares(self.lm, crammed(self.ours, self.lm))
 
     @cached_property
@@ -147,8 +147,8 @@ def attention_table(shares: Mapping[str, pd.DataFrame], plain: pd.DataFrame, hub
     """Share of attention on mem, by recipe, and on the first token of plain text: here, and published for one model.
 
     Args:
-        shares: From `cramming.attention.mem_shares`, by name of the recipe.
-        plain: From `cramming.attention.first_token_shares`.
+        shares: From `cramming.results.attention.mem_shares`, by name of the recipe.
+        plain: From `cramming.results.attention.first_token_shares`.
         hub: Hub id of the published model. Source: arXiv 2607.21231 (attention_mass.csv).
     """
     rows = {}
@@ -192,8 +192,8 @@ def maps_figure(shares: pd.DataFrame, plain: pd.DataFrame) -> Figure:
     """Mean share of attention by layer and head: to mem, and below to the first token of the plain text.
 
     Args:
-        shares: From `cramming.attention.mem_shares`.
-        plain: From `cramming.attention.first_token_shares`.
+        shares: From `cramming.results.attention.mem_shares`.
+        plain: From `cramming.results.attention.first_token_shares`.
     """
     figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True)
     drawn = {"to mem": shares, "to the first token, no mem": plain}
@@ -214,7 +214,7 @@ def by_position_figure(shares: pd.DataFrame) -> Figure:
     """Share of attention to mem against the position of the token that looks, for thirds of the network.
 
     Args:
-        shares: From `cramming.attention.mem_shares`.
+        shares: From `cramming.results.attention.mem_shares`.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 3.8))
     depth = shares["layer"].max() + 1

@@ -50,10 +50,10 @@ class Page(AnyPage):
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
-        """From `told`."""
+        """From `context_nats`."""
         before = [preceding(passage, self.lm.tokenizer) for passage in self.results["passage"]]
         vectors = [self.vectors[key] for key in self.results["key"]]
-        return told(self.lm, vectors, crammed(self.results, self.lm), before, self.lengths)
+        return context_nats(self.lm, vectors, crammed(self.results, self.lm), before, self.lengths)
 
     @cached_property
     def gains(self) -> pd.DataFrame:
@@ -84,7 +84,7 @@ class Page(AnyPage):
 
 
 @torch.no_grad()
-def told(
+def context_nats(
     lm: FrozenLM,
     vectors: Sequence[torch.Tensor],
     passages: Sequence[Passage],
@@ -172,7 +172,7 @@ def gains(tokens: pd.DataFrame) -> pd.DataFrame:
     """What each condition takes off the cross-entropy of each passage, in bits, summed over its tokens from 1 on.
 
     Args:
-        tokens: From `told`.
+        tokens: From `context_nats`.
 
     Returns:
         One row a passage and condition: source, passage, length (tokens), what, context_tokens, bits_without (nothing
@@ -280,7 +280,7 @@ def token_gains(tokens: pd.DataFrame) -> pd.DataFrame:
     """Bits that each token gains from the longest context, a copy and mem.
 
     Args:
-        tokens: From `cramming.studies.context.told`; of context only the longest of each passage is used.
+        tokens: From `cramming.studies.context.context_nats`; of context only the longest of each passage is used.
 
     Returns:
         One row a passage and position: nothing (bits that the token costs with nothing in front), the gains context,

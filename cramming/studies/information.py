@@ -18,7 +18,7 @@ from cramming.decode import teacher_forced, without_mem
 from cramming.models import FrozenLM
 from cramming.results.published import hub_id, published, text_ratios
 from cramming.results.rows import after_first, bits_after_first, crammed, of_kind
-from cramming.results.traces import exact_curve, stair
+from cramming.results.traces import exact_at, stair
 from cramming.sphere import noise_like
 from cramming.studies import _words as words
 from cramming.studies._figures import WIDTH, marks_by_source, source_marks, styled
@@ -44,16 +44,16 @@ class Page(AnyPage):
         self.horizons = of_kind(self.results, "horizon").query("length >= 2")
 
     @cached_property
-    def told(self) -> pd.DataFrame:
-        """From `told`, of all horizons."""
+    def token_nats(self) -> pd.DataFrame:
+        """From `token_nats`, of all horizons."""
         tokens = max(self.window, self.horizons["length"].max() + self.behind)
         vectors = [self.vectors[key] for key in self.horizons["key"]]
-        return told(self.lm, vectors, crammed(self.horizons, self.lm, tokens=tokens))
+        return token_nats(self.lm, vectors, crammed(self.horizons, self.lm, tokens=tokens))
 
     @cached_property
     def beyond(self) -> pd.DataFrame:
         """From `beyond`, of all horizons."""
-        return beyond(self.horizons, self.told)
+        return beyond(self.horizons, self.token_nats)
 
     @cached_property
     def past(self) -> pd.DataFrame:
@@ -65,7 +65,7 @@ class Page(AnyPage):
     @cached_property
     def limits(self) -> pd.DataFrame:
         """From `limits`, of all horizons."""
-        return limits(self.horizons, self.told, self.window)
+        return limits(self.horizons, self.token_nats, self.window)
 
     @cached_property
     def overfull(self) -> pd.DataFrame:
@@ -78,7 +78,7 @@ class Page(AnyPage):
         return limit_tests(self.limits)
 
 
-def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passage]) -> pd.DataFrame:
+def token_nats(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passage]) -> pd.DataFrame:
     """Cross-entropy of every token given the true tokens before it: without mem, with it, behind a random vector.
 
     Passages may be longer than what their vectors hold: then one sees where the text ends that the vector tells.
@@ -103,7 +103,7 @@ def told(lm: FrozenLM, vectors: Sequence[torch.Tensor], passages: Sequence[Passa
     return pd.concat(parts, ignore_index=True)
 
 
-def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFrame:
+def limits(results: pd.DataFrame, token_nats: pd.DataFrame, window: int) -> pd.DataFrame:
     """Each horizon beside what two laws foretell: as many tokens for every text, or as many bits.
 
     The forecast for a passage is made from the others: their mean horizon, or the length at which its own bits without
@@ -112,7 +112,7 @@ def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFra
 
     Args:
         results: Rows of kind horizon.
-        told: From `cramming.studies.information.told`, of the same passages and at least as long as their horizons.
+        token_nats: From the function of that name, of the same passages and at least as long as their horizons.
         window: Tokens.
 
     Returns:
@@ -122,7 +122,7 @@ def limits(results: pd.DataFrame, told: pd.DataFrame, window: int) -> pd.DataFra
     runs = of_kind(results, "horizon").query("length >= 2").reset_index(drop=True)
     by_passage = {
         str(name): np.append(0.0, np.cumsum(metrics.nats_to_bits(some.sort_values("position")["nats"].to_numpy())))
-        for name, some in told.groupby("passage")
+        for name, some in token_nats.groupby("passage")
     }
     sums = [by_passage[passage] for passage in runs["passage"]]
     frame = runs[["source", "passage", "length"]].assign(
@@ -189,9 +189,8 @@ def slopes(results: pd.DataFrame, densities: pd.Series) -> pd.DataFrame:
         and high (over all texts, 95 % bootstrap interval) and n (passages with an exact token by then).
     """
     runs, rows = of_kind(results, "horizon"), {}
-    curves = [exact_curve(runs.loc[[i]]) for i in runs.index]
     for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
-        exact = np.array([stair(*curve, share * curve[0][-1]) for curve in curves])
+        exact = exact_at(runs, share * runs["token_passes"])
         held = exact > 0
         if held.sum() < 2:
             continue
@@ -260,21 +259,23 @@ def overfull(results: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def beyond(results: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+def beyond(results: pd.DataFrame, token_nats: pd.DataFrame) -> pd.DataFrame:
     """What a vector does to tokens before and behind the horizon it was found for.
 
     Args:
         results: Rows of kind horizon.
-        told: From `cramming.studies.information.told`, of the same passages, longer than their horizons.
+        token_nats: From the function of that name, of the same passages, longer than their horizons.
 
     Returns:
         One row a token: source, passage, past (tokens past the last exact one; 0 and below are exact), bits_saved
         (bits without mem minus bits with it) and bits_random (the same of a random vector).
     """
     ends = of_kind(results, "horizon").set_index("passage")["length"]
-    saved, noise = ((told["nats"] - told[name]).map(metrics.nats_to_bits) for name in ("nats_with", "nats_random"))
-    past = told["position"] - told["passage"].map(ends) + 1
-    return told[["source", "passage"]].assign(past=past, bits_saved=saved, bits_random=noise)
+    saved, noise = (
+        (token_nats["nats"] - token_nats[name]).map(metrics.nats_to_bits) for name in ("nats_with", "nats_random")
+    )
+    past = token_nats["position"] - token_nats["passage"].map(ends) + 1
+    return token_nats[["source", "passage"]].assign(past=past, bits_saved=saved, bits_random=noise)
 
 
 def limit_table(tests: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cramming import metrics
-from cramming.attention import first_token_shares, mem_shares
 from cramming.results import published as numbers
+from cramming.results.attention import first_token_shares, mem_shares
 from cramming.results.rows import crammed, gains
 from cramming.studies import _words as words
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -84,8 +84,8 @@ def findings(
     Args:
         results: From `cramming.results.rows.gains`: by our recipe of novels and random words, and by progressive.
         several: Horizons of the same passages with several mem vectors.
-        mem: From `cramming.attention.mem_shares`, of vectors by progressive.
-        plain: From `cramming.attention.first_token_shares`, of the same passages.
+        mem: From `cramming.results.attention.mem_shares`, of vectors by progressive.
+        plain: From `cramming.results.attention.first_token_shares`, of the same passages.
         model: What they were measured on.
 
     Returns:

@@ -129,8 +129,8 @@ class Page(AnyPage):
 
     @cached_property
     def price(self) -> pd.DataFrame:
-        """From `cut_price`, of plain horizons."""
-        return cut_price(cut(self.computed(self.plain, {FIRST: SETTINGS[FIRST]}), self.margins))
+        """From `margin_price`, of plain horizons."""
+        return margin_price(to_margin(self.computed(self.plain, {FIRST: SETTINGS[FIRST]}), self.margins))
 
 
 @torch.no_grad()
@@ -343,7 +343,7 @@ def asked(results: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(left=runs["length"] / runs["passage"].map(least.where(least > 0)))
 
 
-def cut(gaps: pd.DataFrame, margins: Collection[float]) -> pd.DataFrame:
+def to_margin(gaps: pd.DataFrame, margins: Collection[float]) -> pd.DataFrame:
     """Vectors cut afterwards to the longest prefix whose margin in the first setting is at least so much.
 
     Args:
@@ -370,11 +370,11 @@ def cut(gaps: pd.DataFrame, margins: Collection[float]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def cut_price(cuts: pd.DataFrame) -> pd.DataFrame:
+def margin_price(cuts: pd.DataFrame) -> pd.DataFrame:
     """What cutting afterwards leaves, over runs that are exact for a token or more.
 
     Args:
-        cuts: From `cut`.
+        cuts: From `to_margin`.
 
     Returns:
         Index margin; columns n (runs), tokens (mean), left, low, high (mean share and its 95 % bootstrap interval).
@@ -460,8 +460,8 @@ def asked_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("margin asked for, logits")
 
 
-def cut_price_table(price: pd.DataFrame) -> pd.DataFrame:
-    """`cut_price` as a page shows it."""
+def margin_price_table(price: pd.DataFrame) -> pd.DataFrame:
+    """`margin_price` as a page shows it."""
     rows = {
         f"{row.Index:g}": {
             "left, % (95 % interval)": words.percent(row.left, row.low, row.high).replace("%", ""),
@@ -511,8 +511,8 @@ def margin_bought_figure(cuts: pd.DataFrame, price: pd.DataFrame, asked: pd.Data
     """What a margin buys, and what it costs: share of prefixes exact by setting, and tokens left.
 
     Args:
-        cuts: From `cut`.
-        price: From `cut_price`.
+        cuts: From `to_margin`.
+        price: From `margin_price`.
         asked: From `asked`, the margins asked for from the start.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 7.8), sharex=True)
@@ -619,7 +619,7 @@ def show_kernel(page: Page) -> Exhibit:
 
 def show_margin_bought(page: Page) -> Exhibit:
     """What a margin buys and costs, cut afterwards and asked for."""
-    cuts = cut(page.gaps, page.margins)
+    cuts = to_margin(page.gaps, page.margins)
     prefixes = cuts[(cuts["tokens"] > 0) & (cuts["setting"] == FIRST)].groupby("margin").size()
     most = page.asked[page.asked["asked"] == page.asked["asked"].max()]
     margin, least = most["asked"].iloc[0], page.asked["asked"].min()
@@ -631,7 +631,7 @@ def show_margin_bought(page: Page) -> Exhibit:
         f"{prefixes.min()} at the largest. Below: means with 95 % intervals; asked for, against a margin of {least:g} "
         f"with the same {words.budgets(page.asked)}."
     )
-    table = Fold("What cutting horizons to a margin leaves, in numbers", cut_price_table(page.price))
+    table = Fold("What cutting horizons to a margin leaves, in numbers", margin_price_table(page.price))
     return Exhibit(caption, margin_bought_figure(cuts, page.price, page.asked), table)
 
 

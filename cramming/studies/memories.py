@@ -19,7 +19,7 @@ from cramming.memories import MEMORIES
 from cramming.models import FrozenLM
 from cramming.recipes import Recipe, changed_fields, recipe
 from cramming.results.rows import of_kind
-from cramming.results.traces import exact_curve, stair
+from cramming.results.traces import won_late
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, WIDTH, styled
 from cramming.studies._page import Answer, Exhibit
@@ -99,11 +99,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         CrammingError: If there is no run of kind horizon.
     """
     runs = of_kind(runs, "horizon")
-    late = []
-    for i in range(len(runs)):
-        passes, exact = exact_curve(runs.iloc[[i]])
-        late.append(exact[-1] - stair(passes, exact, 0.75 * passes[-1]))
-    runs = runs.assign(late=late, place=runs["memory"].map(list(LABELS).index))
+    runs = runs.assign(late=won_late(runs), place=runs["memory"].map(list(LABELS).index))
     plain = runs[runs["memory"] == "vectors"].set_index(["floats", "passage"])["length"]
     rows = []
     for (floats, _, parts), some in runs.groupby(["floats", "place", "n_vectors"]):

@@ -64,9 +64,9 @@ class Page(AnyPage):
         self.alike = self.sizes[self.sizes["width"] == self.sizes["width"].mode().max()]
 
     @cached_property
-    def cuts(self) -> pd.DataFrame:
-        """From `cuts`, in the order of the plan."""
-        return cuts(self.results, sizes_and_bits(self.results, self.scored_tokens))
+    def copies(self) -> pd.DataFrame:
+        """From `copies`, in the order of the plan."""
+        return copies(self.results, sizes_and_bits(self.results, self.scored_tokens))
 
     @cached_property
     def setting(self) -> str:
@@ -77,17 +77,17 @@ class Page(AnyPage):
     @cached_property
     def entire(self) -> pd.Series:
         """The row of the whole model in it."""
-        return self.cuts.set_index("change").loc["whole"]
+        return self.copies.set_index("change").loc["whole"]
 
     @cached_property
     def noise(self) -> pd.Series:
         """The row of the copy with noise for its layers."""
-        return self.cuts.set_index("change").loc["random layers"]
+        return self.copies.set_index("change").loc["random layers"]
 
     @cached_property
     def changed(self) -> pd.DataFrame:
         """The rows of all copies."""
-        return self.cuts[self.cuts["change"] != "whole"]
+        return self.copies[self.copies["change"] != "whole"]
 
 
 def sizes_and_bits(results: pd.DataFrame, tokens: int) -> pd.DataFrame:
@@ -163,7 +163,7 @@ def size_fits(sizes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cuts(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+def copies(results: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
     """Horizons in a model and in changed copies of it, on the same passages.
 
     Args:
@@ -224,8 +224,8 @@ def size_fit_table(fits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["models", "gain in"])
 
 
-def cut_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`cuts` as a page shows it: one row a model."""
+def copies_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`copies` as a page shows it: one row a model."""
 
     def spread(what: str, digits: int = 1) -> list[str]:
         return [words.spread(*pair, digits) for pair in zip(frame[what], frame[f"{what}_sd"], strict=True)]
@@ -288,7 +288,7 @@ def sizes_figure(sizes: pd.DataFrame, fits: pd.DataFrame) -> Figure:
 
 
 @styled
-def cuts_figure(runs: pd.DataFrame) -> Figure:
+def copies_figure(runs: pd.DataFrame) -> Figure:
     """Exact horizon and information gain of every passage, by model, with the mean of each model.
 
     Args:
@@ -364,7 +364,7 @@ def show_fits(page: Page) -> Exhibit:
     return Exhibit(caption, size_fit_table(page.fits))
 
 
-def show_cuts_figure(page: Page) -> Exhibit:
+def show_copies_figure(page: Page) -> Exhibit:
     """Tokens and bits of the model and its changed copies, passage by passage."""
     changed, noise = page.changed, page.noise
     apart = words.interval(noise["horizon_difference"], noise["horizon_low"], noise["horizon_high"])
@@ -375,10 +375,10 @@ def show_cuts_figure(page: Page) -> Exhibit:
         f"for all layers it is {apart}.** One mark a passage, stroke: mean of a model. n = {page.entire['n']:.0f} "
         f"({words.counted(page.whole)}), the same for each."
     )
-    return Exhibit(caption, cuts_figure(gains(page.results)))
+    return Exhibit(caption, copies_figure(gains(page.results)))
 
 
-def show_cuts_table(page: Page) -> Exhibit:
+def show_copies_table(page: Page) -> Exhibit:
     """The same in numbers, and how well each model predicts."""
     changed, vocabulary = page.changed, page.whole["vocab_size"].iloc[0]
     without = changed["bits_without"]
@@ -389,7 +389,7 @@ def show_cuts_table(page: Page) -> Exhibit:
         f"*Capped*: as if no text cost more than a uniform guess, {np.log2(vocabulary):.1f} bits a token. ±: standard "
         "deviation; differences passage by passage, 95 % interval."
     )
-    return Exhibit(caption, cut_table(page.cuts))
+    return Exhibit(caption, copies_table(page.copies))
 
 
 def glue_numbers(page: Page) -> None:

@@ -305,7 +305,7 @@ def forecast_summary(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def write(lm: FrozenLM, results: pd.DataFrame, folder: Path = ESTIMATES, **options: int) -> Path:
-    """Store what `estimate` needs of a model: the passages known, with their features, as JSON that people can read.
+    """Store what `foretell` needs of a model: the passages known, with their features, as JSON that people can read.
 
     Args:
         lm: The frozen model.
@@ -359,7 +359,7 @@ def read(model: str, folder: Path = ESTIMATES) -> dict[str, Any]:
     return {**known, "rows": rows.assign(**numbers), "recipe": how}
 
 
-def estimate(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: float = LEVEL) -> pd.DataFrame:
+def foretell(lm: FrozenLM, passage: Passage, stored: dict[str, Any], level: float = LEVEL) -> pd.DataFrame:
     """Forecast both targets of a passage from what is stored of a model.
 
     Args:
@@ -508,7 +508,7 @@ def show_estimate(page: Page) -> Exhibit:
     lines = [
         f"{page.labels[row.Index]}: {row.predicted:.0f} ({row.low:.0f} to {row.high:.0f}), came to "
         f"{page.known[row.Index].iloc[0]:.0f}"
-        for row in estimate(page.lm, passage, stored).itertuples()
+        for row in foretell(page.lm, passage, stored).itertuples()
     ]
     return Exhibit(f"**Estimated for `{passage.id}`, with {LEVEL:.0%} intervals:** " + "; ".join(lines) + ".")
 

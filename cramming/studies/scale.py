@@ -88,7 +88,7 @@ class Page(AnyPage):
     @cached_property
     def work(self) -> pd.DataFrame:
         """From `by_model`, of the whole grid."""
-        return by_model(self.grid, estimate.estimate(self.grid), passages=self.passages)
+        return by_model(self.grid, estimate.plan_cost(self.grid), passages=self.passages)
 
     @cached_property
     def bills(self) -> pd.DataFrame:
@@ -340,7 +340,7 @@ def by_model(plan: Plan, estimate: pd.DataFrame, *, passages: int) -> pd.DataFra
 
     Args:
         plan: With the paper's runs under recipe paper.
-        estimate: `cramming.results.estimate.estimate` of it.
+        estimate: `cramming.results.estimate.plan_cost` of it.
         passages: Crammed at once, for the memory.
 
     Returns:

@@ -15,7 +15,7 @@ from cramming.errors import CrammingError
 from cramming.recipes import Recipe
 from cramming.results.published import published
 from cramming.results.rows import gains
-from cramming.results.traces import exact_curve, stair
+from cramming.results.traces import exact_at, exact_curve, stair, won_late
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, WIDTH, styled
 from cramming.studies._page import Answer, Exhibit, Fold
@@ -148,12 +148,10 @@ def ends(runs: pd.DataFrame) -> pd.DataFrame:
         at_steps_sd (exact tokens by common_steps), and of horizon and at_steps the columns _more, _low, _high (less
         that of one vector, passage by passage: mean with its 95 % bootstrap interval; nan for one vector).
     """
-    common, late, at_steps = runs["steps"].min(), [], []
-    for i in range(len(runs)):
-        passes, exact = exact_curve(runs.iloc[[i]])
-        late.append(exact[-1] - stair(passes, exact, 0.75 * passes[-1]))
-        at_steps.append(stair(*exact_curve(runs.iloc[[i]], "steps"), common))
-    runs = runs.assign(late=late, at_steps=at_steps, horizon=runs["length"]).set_index("passage")
+    common = runs["steps"].min()
+    runs = runs.assign(
+        late=won_late(runs), at_steps=exact_at(runs, common, "steps"), horizon=runs["length"]
+    ).set_index("passage")
     single, rows = runs[runs["n_vectors"] == 1], {}
     for k, some in runs.groupby("n_vectors"):
         rows[k] = {

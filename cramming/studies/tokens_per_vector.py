@@ -14,7 +14,7 @@ from cramming import metrics
 from cramming.errors import CrammingError
 from cramming.results.published import LENGTH_GRID, hub_id, published
 from cramming.results.rows import horizons, of_kind
-from cramming.results.traces import exact_curve, stair
+from cramming.results.traces import exact_at
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, WIDTH, horizon_growth_figure, shown, source_marks, styled
 from cramming.studies._page import Answer, Exhibit, Fold, glue
@@ -101,12 +101,8 @@ def last_doubling(runs: pd.DataFrame) -> tuple[float, float, float]:
     Args:
         runs: Rows of kind horizon; those that won nothing in the first half are left out.
     """
-    shares = []
-    for i in runs.index:
-        spent, exact = exact_curve(runs.loc[[i]])
-        half = stair(spent, exact, spent[-1] / 2)
-        if half > 0:
-            shares.append(exact[-1] / half - 1)
+    half, whole = (exact_at(runs, runs["token_passes"] * share) for share in (0.5, 1))
+    shares = whole[half > 0] / half[half > 0] - 1
     return float(np.mean(shares)), *metrics.bootstrap_ci(shares)
 
 
