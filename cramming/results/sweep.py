@@ -20,7 +20,7 @@ from cramming.engine import NUMBERS, Cram, State, cram, progress_bar
 from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
 from cramming.memories import MEMORIES
-from cramming.models import FrozenLM, load
+from cramming.models import PACKAGED, FrozenLM, consented, load
 from cramming.results.estimate import most_passes, names_of
 from cramming.results.executors import Executor, named
 from cramming.results.plans import Experiment, Plan, key_of, load_plan, offered, store_of
@@ -151,6 +151,8 @@ def results(
 ) -> pd.DataFrame:
     """The runs of a plan, computed first where the store lacks them: what a notebook reads.
 
+    Of a model whose terms were not accepted on this machine, what the store holds is read, and nothing computed.
+
     Args:
         scale: Name of a plan or path of one, see `load_plan`.
         page: The notebook's name, if only the runs that it shows are wanted.
@@ -165,6 +167,11 @@ def results(
     plan, store = load_plan(scale).of(page), store or store_of(scale)
     about = []
     for name in plan.models:
+        if not consented(name):
+            packaged = PACKAGED[name]
+            facts = packaged.provenance(plan.dtype), packaged.width, packaged.vocab_size
+            about += [(key, *facts) for key in _stored(plan, store, name)]
+            continue
         loaded = {} if models is None else models
         lm = loaded.setdefault(name, loaded.get(name) or load(name, dtype=plan.dtype))
         sweep(plan, lm, store, progress=progress)
@@ -174,6 +181,18 @@ def results(
         about += [(key, lm.provenance, lm.width, lm.vocab_size) for key in keys]
     columns = ["key", "provenance", "width", "vocab_size"]
     return store.frame().merge(pd.DataFrame(about, columns=columns), on="key", how="inner")
+
+
+def _stored(plan: Plan, store: Store, name: str) -> list[str]:
+    """Keys of the runs of a model that the store holds and the plan asks for, told without the model."""
+    how = ["kind", "recipe_json", "source", "n_vectors", "seed"]
+    asked = {
+        (one.kind, one.resolved().model_dump_json(), source, one.n_vectors, one.seed)
+        for one in plan.on(name)
+        for source in one.sources
+    }
+    rows = store.frame().query("model == @name and dtype == @plan.dtype")
+    return [key for key, *run in rows[["key", *how]].itertuples(index=False) if tuple(run) in asked]
 
 
 Work = Sequence[tuple[Experiment, list[Passage]]]
