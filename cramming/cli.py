@@ -235,13 +235,31 @@ def push(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="the file to write")] = Path("model.onnx"),
+    out: Annotated[Path, typer.Option(help="the ONNX file to write")] = Path("model.onnx"),
     model: Annotated[str, _MODEL] = "smollm2-135m",
+    folder: Annotated[
+        Path | None, typer.Option(help="write the model here in parts; with --join, put it here")
+    ] = None,
+    parts: Annotated[int, typer.Option(min=1, help="with --folder, MB of a part at most")] = 60,
+    join: Annotated[Path | None, typer.Option(help="put together the parts that lie in this folder")] = None,
 ) -> None:
-    """Write a model as ONNX, for the page of the book that decodes in the browser. Llamas only.
+    """Write a Llama as ONNX, for the page of the book that decodes in the browser.
 
-    Example: cramming export --out model.onnx
+    With --folder, write any model in parts, for a machine without a network; there, --join puts them together.
+
+    Example: cramming export --folder parcel --parts 60
     """
+    if join is not None:
+        from cramming.results.parts import join as put_together
+
+        print(put_together(join, folder))
+        return
+    if folder is not None:
+        from cramming.results.parts import write
+
+        made = write(model, folder, parts)
+        print(f"{folder}: {made.name} {made.digest}, {made.size / 1e6:.1f} MB in {len(made.parts)} parts")
+        return
     from cramming import models
     from cramming.book import export
 
