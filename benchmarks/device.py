@@ -3,13 +3,14 @@
     python -m benchmarks.device --out DIR              # on a GPU if there is one; 8 minutes, then call it again
     python -m benchmarks.device --out DIR --smoke      # a tiny random model, seconds
 
-Needs no network: from a machine without one, name a folder that `cramming export --join` made as --model. Each part
-writes one parquet into DIR for each number format, and a second call does the parts that are not there yet with the
-same setting. What was done and left stands in DIR/device.log.
+Needs no network: on a machine without one, name a folder that `cramming export --join` made as --model. Each part
+writes one parquet into DIR for each number format, when it is done. Where the time of a call ends, the next goes on;
+what is there with the same setting is not done again. What was done and left stands in DIR/device.log.
 
 certify: every exact run of the store, decoded again here. step: one forward and backward pass by passages and tokens,
-beside a matrix product timed with it. cram: horizons of new runs, beside the store's at the same budget. repeat: one
-run three times. memory: what a step takes, beside the formula of the page on GPUs.
+beside a matrix product timed with it. repeat: one run three times. memory: what a step takes, beside the formula of
+the page on GPUs. cram: horizons of new runs, beside the store's at the same budget; it comes last, since it takes
+whatever time it is given.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ import typer
 
 import cramming
 from benchmarks.step_cost import matmul_parameters, rate, step, timed
-from cramming.decode import certify, greedy
+from cramming.decode import certify
 from cramming.errors import CrammingError, first_line
 from cramming.files import atomic
 from cramming.horizon import horizon
@@ -55,17 +56,26 @@ from cramming.results.sweep import sweep
 from cramming.results.traces import exact_curve, stair
 from cramming.studies import scale
 
-PARTS = ("certify", "step", "cram", "repeat", "memory")
+PARTS = ("certify", "step", "repeat", "memory", "cram")
 ALL_FORMATS = ("certify", "step", "memory")  # the others run in the first format that is asked for
 LOG, RUNS = "device.log", "runs"  # in the folder: the log, and the store of new runs
 REPEATS = 3
+SHORT = 2000  # token passes of a run that is repeated, at most
 BATCHES, LENGTHS = (1, 4, 16, 64, 256), (32, 128, 512)  # of the steps that are timed
 MOST_POSITIONS = {"cuda": 32_768, "cpu": 1024}  # in a timed step; on a processor more would take minutes
 FILLED = (32, 128, 512)  # tokens of the passages that a GPU's memory is filled with
 CHILDREN = ((1, 32), (4, 64), (16, 64), (16, 128))  # passages and tokens of the processes whose memory is measured
 SPARE = 0.25  # share of the free memory that such a process may take by the formula, so that nothing is swapped
-CORE = sorted(path for path in Path(cramming.__file__).parent.glob("*.py") if path.name != "cli.py")
+SAVE_SECONDS = 30.0  # between two looks of a part that goes on at what it has
 NEAR = 16  # the largest batch is found to one part in so many
+
+CODE = [
+    *sorted(path for path in Path(cramming.__file__).parent.glob("*.py") if path.name != "cli.py"),
+    *(Path(__file__).with_name(name) for name in ("device.py", "step_cost.py")),
+]
+
+Rows = list[dict[str, Any]]
+Task = Callable[[], Rows]  # a piece of a part: what is done by the time that a call ends is kept, piece by piece
 
 
 @dataclass(frozen=True)
@@ -145,8 +155,10 @@ class Clock:
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
+        if self.left <= 0:
+            raise KeyboardInterrupt
         before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, self.left)
         try:
             yield
         finally:
@@ -154,53 +166,22 @@ class Clock:
             signal.signal(signal.SIGALRM, before)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How fast the machine is, for forecasts: looked at for a second or two.
-
-    Attributes:
-        load: Seconds to load the model.
-        position: Seconds of a step for each position, in a batch.
-        step: Seconds of the smallest step.
-        token: Seconds of a token that is decoded freely.
-    """
-
-    load: float
-    position: float
-    step: float
-    token: float
-
-
-def pace(lm: FrozenLM, loading: float) -> Pace:
-    """Time a small step, a larger one and a few tokens, each once to warm up and once to count."""
-    small, large = step(lm, 1, 8, 1), step(lm, 8, 32, 1)
-    mem = torch.zeros(1, lm.width)
-    for work in (small, large):
-        work()
-    each = [timed(lm, work) for work in (small, large, lambda: greedy(lm, mem, 8), lambda: greedy(lm, mem, 8))]
-    return Pace(load=loading, position=each[1] / (8 * 32), step=each[0], token=each[3] / 8)
-
-
-def certify_runs(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
+def certify_runs(lm: FrozenLM, asked: Asked) -> list[Task]:
     """Every exact run of the store: whether it is exact on this machine, and by what margin.
 
-    Yields:
-        key, kind, recipe, passage, source, n_vectors, length, margin (as stored, logits), exact_here, margin_here,
-        correct_here (tokens before the first error of free decoding).
+    Rows: key, kind, recipe, passage, source, n_vectors, length, margin (as stored, logits), exact_here, margin_here,
+    correct_here (tokens before the first error of free decoding).
     """
     vectors = Store(asked.store).vectors()
-    for row in asked.exact.itertuples():
-        ids, given = row.token_ids[: row.length].tolist(), 0 if row.score_first else 1
-        memory = MEMORIES[Recipe.model_validate_json(row.recipe_json).memory]
-        here = certify(lm, vectors[row.key], ids, given=given, memory=memory)
-        yield {
-            **{name: getattr(row, name) for name in ("key", "kind", "recipe", "passage", "source", "n_vectors")},
-            "length": row.length,
-            "margin": row.margin,
-            "exact_here": here.exact,
-            "margin_here": here.margin,
-            "correct_here": here.greedy_correct,
-        }
+    return [partial(_certified, lm, row, vectors[row["key"]]) for _, row in asked.exact.iterrows()]
+
+
+def _certified(lm: FrozenLM, row: pd.Series, mem: torch.Tensor) -> Rows:
+    ids, given = row["token_ids"][: row["length"]].tolist(), 0 if row["score_first"] else 1
+    here = certify(lm, mem, ids, given=given, memory=MEMORIES[Recipe.model_validate_json(row["recipe_json"]).memory])
+    same = ["key", "kind", "recipe", "passage", "source", "n_vectors", "length", "margin"]
+    now = {"exact_here": here.exact, "margin_here": here.margin, "correct_here": here.greedy_correct}
+    return [row[same].to_dict() | now]
 
 
 def shapes(lm: FrozenLM, asked: Asked) -> list[tuple[int, int]]:
@@ -210,24 +191,26 @@ def shapes(lm: FrozenLM, asked: Asked) -> list[tuple[int, int]]:
     return [(n, tokens) for n, tokens in itertools.product(BATCHES, LENGTHS) if n * tokens <= most and tokens < limit]
 
 
-def time_steps(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
+def time_steps(lm: FrozenLM, asked: Asked) -> list[Task]:
     """One forward and backward pass of each shape in each of a few rounds.
 
-    Yields:
-        The columns of benchmarks/step_cost.py, so that `cramming.results.estimate.step_cost` reads them, and
-        positions, token_passes_per_second, share (of the rate of the matrix product). A shape that does not fit in the
-        memory has no seconds.
+    Rows: the columns of benchmarks/step_cost.py, so that `cramming.results.estimate.step_cost` reads them, and
+    positions, token_passes_per_second, share (of the rate of the matrix product). A shape that does not fit in the
+    memory has no seconds.
     """
-    works = {shape: step(lm, *shape, 1) for shape in shapes(lm, asked)}
-    for work in works.values():
-        with contextlib.suppress(torch.OutOfMemoryError):
-            work()
-    for repeat, ((passages, tokens), work) in itertools.product(range(REPEATS), works.items()):
-        before, seconds = rate(lm, 0.1), float("nan")
-        with contextlib.suppress(torch.OutOfMemoryError):
-            seconds = timed(lm, work)
-        gflops, positions = (before + rate(lm, 0.1)) / 2, passages * tokens
-        yield {
+    rounds = itertools.product(range(REPEATS), shapes(lm, asked))
+    return [partial(_timed, lm, repeat, *shape) for repeat, shape in rounds]
+
+
+def _timed(lm: FrozenLM, repeat: int, passages: int, tokens: int) -> Rows:
+    work, seconds, gflops = step(lm, passages, tokens, 1), float("nan"), rate(lm, 0.1)
+    with contextlib.suppress(torch.OutOfMemoryError):
+        work()  # the first of a shape is slower
+        seconds = timed(lm, work)
+    # Where a step is longer than the product, the machine may change speed within it: look again.
+    gflops, positions, parameters = (gflops + rate(lm, 0.1)) / 2, passages * tokens, matmul_parameters(lm)
+    return [
+        {
             "what": "device",
             "passages": passages,
             "tokens": tokens,
@@ -235,41 +218,39 @@ def time_steps(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
             "repeat": repeat,
             "seconds": seconds,
             "matmul_gflops": gflops,
-            "matmul_parameters": matmul_parameters(lm),
+            "matmul_parameters": parameters,
             "positions": positions,
             "token_passes_per_second": positions / seconds,
-            "share": 4 * matmul_parameters(lm) * positions / seconds / 1e9 / gflops,
+            "share": 4 * parameters * positions / seconds / 1e9 / gflops,
         }
+    ]
 
 
-def cram_runs(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
+def cram_runs(lm: FrozenLM, asked: Asked) -> list[Task]:
     """New horizons, beside those of the store's runs of the same passages at the same budget.
 
     The runs are kept in a store of their own, in the folder, so that what one call does not finish goes on in the
     next.
 
-    Yields:
-        key, passage, source, offered, budget, horizon, exact, margin, steps, token_passes, seconds, and the same of
-        the store's run: stored_key, stored_budget, stored_horizon and stored_steps (read from its trace at this
-        budget), stored_margin (of its kept vector, NaN if its budget was another). Without such a run these are
-        missing.
+    Rows: key, passage, source, offered, budget, horizon, exact, margin, steps, token_passes, seconds, and the same of
+    the store's run: stored_key, stored_budget, stored_horizon and stored_steps (read from its trace at this budget),
+    stored_margin (of its kept vector, NaN if its budget was another). Without such a run these are missing.
     """
+    return [partial(_crammed, lm, asked)]
+
+
+def _crammed(lm: FrozenLM, asked: Asked) -> Rows:
     experiment, store = asked.experiment(lm), Store(asked.out / RUNS)
     sweep(Plan(model=asked.model, dtype=_format(lm), experiments=(experiment,)), lm, store, progress=False)
-    frame = store.frame().set_index("key")
-    for passage in offered(experiment, lm):
-        key = key_of(lm, experiment, passage)
-        row = frame.loc[key]
-        yield {
-            "key": key,
-            "passage": passage.id,
-            "source": passage.source,
-            "offered": len(passage),
-            "budget": asked.token_passes,
-            "horizon": row["length"],
-            **row[["exact", "margin", "steps", "token_passes", "seconds"]].to_dict(),
-            **beside(row, asked.rows, asked.token_passes),
-        }
+    frame = store.frame().set_index("key", drop=False)
+    rows = [frame.loc[key_of(lm, experiment, passage)] for passage in offered(experiment, lm)]
+    same = ["key", "passage", "source", "offered", "exact", "margin", "steps", "token_passes", "seconds"]
+    return [
+        row[same].to_dict()
+        | {"budget": asked.token_passes, "horizon": row["length"]}
+        | beside(row, asked.rows, asked.token_passes)
+        for row in rows
+    ]
 
 
 def beside(run: pd.Series, rows: pd.DataFrame, budget: int) -> dict[str, Any]:
@@ -307,64 +288,64 @@ def _besides_budget(recipe_json: str) -> dict[str, object]:
     }
 
 
-def repeat_run(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
+def repeat_run(lm: FrozenLM, asked: Asked) -> list[Task]:
     """One short run of two passages three times over.
 
-    Yields:
-        repeat, passage, steps, horizon, vector_sha256, same_bits (as of the first time), largest_difference (between
-        the numbers of the two vectors), same_steps (whether the losses of all steps are the same).
+    Rows: repeat, passage, steps, horizon, vector_sha256, same_bits (as of the first time), largest_difference (between
+    the numbers of the two vectors), same_steps (whether the losses of all steps are the same).
     """
+    return [partial(_repeated, lm, asked)]
+
+
+def _repeated(lm: FrozenLM, asked: Asked) -> Rows:
     experiment = asked.experiment(lm).model_copy(update={"n": 2, "source": asked.sources[0]})
-    how = recipe("horizon", **experiment.changes | {"max_token_passes": short_budget(asked)})
-    first: list[Any] = []
-    for repeat in range(REPEATS):
-        runs = horizon(lm, offered(experiment, lm), how, batch=2, progress=False)
-        first = first or runs
-        for one, run in zip(first, runs, strict=True):
-            mem, losses = run.run.mem, [row.loss for row in run.run.trace]
-            yield {
-                "repeat": repeat,
-                "passage": run.passage.id,
-                "steps": run.run.steps,
-                "horizon": run.length,
-                "vector_sha256": hashlib.sha256(mem.numpy().tobytes()).hexdigest(),
-                "same_bits": torch.equal(mem, one.run.mem),
-                "largest_difference": float((mem - one.run.mem).abs().max()),
-                "same_steps": losses == [row.loss for row in one.run.trace],
-            }
+    how = recipe("horizon", **experiment.changes | {"max_token_passes": min(SHORT, asked.token_passes)})
+    times = [horizon(lm, offered(experiment, lm), how, batch=2, progress=False) for _ in range(REPEATS)]
+    if any(found.run.ended == "interrupted" for runs in times for found in runs):  # which is no error there
+        raise KeyboardInterrupt
+    rows: Rows = []
+    for repeat, runs in enumerate(times):
+        for one, other in zip((found.run for found in times[0]), (found.run for found in runs), strict=True):
+            rows.append(
+                {
+                    "repeat": repeat,
+                    "passage": other.passage.id,
+                    "steps": other.steps,
+                    "horizon": other.length,
+                    "vector_sha256": hashlib.sha256(other.mem.numpy().tobytes()).hexdigest(),
+                    "same_bits": torch.equal(other.mem, one.mem),
+                    "largest_difference": float((other.mem - one.mem).abs().max()),
+                    "same_steps": [row.loss for row in other.trace] == [row.loss for row in one.trace],
+                }
+            )
+    return rows
 
 
-def short_budget(asked: Asked) -> int:
-    """Token passes of a run that is repeated."""
-    return min(2000, asked.token_passes)
-
-
-def fill_memory(lm: FrozenLM, asked: Asked) -> Iterator[dict[str, Any]]:
+def fill_memory(lm: FrozenLM, asked: Asked) -> list[Task]:
     """What steps take of the memory, beside the formula of the page on GPUs.
 
     On a GPU the largest batch that fits, by tokens. On a processor nothing is filled: the peak of a process of its own
     at a few sizes, of which the first is nearly all Python, libraries and loading.
 
-    Yields:
-        passages, tokens, peak_bytes, formula_bytes (of a step of that size), device_bytes (what there is),
-        formula_passages (the most that fit there by the formula), filled (whether passages is the most that fit).
+    Rows: passages, tokens, peak_bytes, formula_bytes (of a step of that size), device_bytes (what there is),
+    formula_passages (the most that fit there by the formula), filled (whether passages is the most that fit).
     """
     if lm.device.type == "cuda":
-        there = torch.cuda.mem_get_info(lm.device)[1]
-        for tokens in (n for n in FILLED if n < (lm.context_length or n + 1)):
-            passages, peak = largest(lambda n, tokens=tokens: peak_on_gpu(lm, n, tokens))  # type: ignore[misc]
-            yield _memory_row(lm, passages, tokens, peak, there) | {"filled": True}
-        return
+        return [partial(_filled, lm, tokens) for tokens in FILLED if tokens < (lm.context_length or tokens + 1)]
+    some = CHILDREN[:1] if asked.smoke else CHILDREN
+    return [partial(_in_a_child, lm, asked.model, passages, tokens) for passages, tokens in some]
+
+
+def _filled(lm: FrozenLM, tokens: int) -> Rows:
+    passages, peak = largest(lambda n: peak_on_gpu(lm, n, tokens))
+    return [_memory_row(lm, passages, tokens, peak, torch.cuda.mem_get_info(lm.device)[1]) | {"filled": True}]
+
+
+def _in_a_child(lm: FrozenLM, model: str, passages: int, tokens: int) -> Rows:
     there = free_memory()
-    for passages, tokens in children(asked):
-        if formula(lm, passages, tokens) < SPARE * there:
-            peak = _peak(asked.model, lm, passages, tokens)
-            yield _memory_row(lm, passages, tokens, peak, there) | {"filled": False}
-
-
-def children(asked: Asked) -> tuple[tuple[int, int], ...]:
-    """Passages and tokens of the processes whose memory is measured."""
-    return CHILDREN[:1] if asked.smoke else CHILDREN
+    if formula(lm, passages, tokens) > SPARE * there:
+        return []
+    return [_memory_row(lm, passages, tokens, _peak(model, lm, passages, tokens), there) | {"filled": False}]
 
 
 def _memory_row(lm: FrozenLM, passages: int, tokens: int, peak: int, there: int) -> dict[str, Any]:
@@ -427,7 +408,7 @@ def free_memory() -> int:
 def _peak(model: str, lm: FrozenLM, passages: int, tokens: int) -> int:
     """Most memory of a fresh process that does three steps of a size."""
     command = [sys.executable, "-m", "benchmarks.device", "--model", model, "--dtype", _format(lm)]
-    size = ["--peak", f"{passages}x{tokens}"]
+    size = ["--peak", f"{passages}x{tokens}", "--out", os.devnull]
     return int(subprocess.run([*command, *size], check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -438,36 +419,19 @@ def _peak_here(model: str, dtype: str, passages: int, tokens: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-WORK: Mapping[str, Callable[[FrozenLM, Asked], Iterator[dict[str, Any]]]] = {
+WORK: dict[str, Callable[[FrozenLM, Asked], list[Task]]] = {
     "certify": certify_runs,
     "step": time_steps,
-    "cram": cram_runs,
     "repeat": repeat_run,
     "memory": fill_memory,
+    "cram": cram_runs,
 }
-
-
-def forecast(part: str, lm: FrozenLM, asked: Asked, pace: Pace) -> float:
-    """Seconds that a part may take; 0 for crams, of which each call does some."""
-    if part == "certify":  # each decoded freely, and read twice
-        return pace.token * float(asked.exact["length"].sum()) + 2 * pace.step * len(asked.exact)
-    if part == "step":
-        works = [max(pace.step, n * tokens * pace.position) for n, tokens in shapes(lm, asked)]
-        return (REPEATS + 1) * sum(works) + REPEATS * len(works) * 0.3
-    if part == "repeat":
-        return REPEATS * short_budget(asked) * max(pace.position, pace.step / 16)
-    if part == "memory" and lm.device.type != "cuda":
-        return sum(10 + 2 * pace.load + 3 * n * tokens * pace.position for n, tokens in children(asked))
-    if part == "memory":  # doubled, then halved: about six times the positions that fit
-        each = scale.kept(scale.shape_of(lm), _format(lm))
-        return len(FILLED) * 6 * torch.cuda.mem_get_info(lm.device)[1] / each * pace.position
-    return 0.0
 
 
 def setting(part: str, lm: FrozenLM, asked: Asked) -> dict[str, Any]:
     """What a part's file is of. A file of another setting is written anew."""
     about: dict[str, Any] = {name: value for name, value in circumstances(lm).items() if name != "model"}
-    about["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in CORE)).hexdigest()[:16]
+    about["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest()[:16]
     if part in ("cram", "repeat"):
         about |= {name: value for name, value in asdict(asked).items() if name not in ("model", "out", "store")}
     if part in ("certify", "cram"):
@@ -475,12 +439,23 @@ def setting(part: str, lm: FrozenLM, asked: Asked) -> dict[str, Any]:
     return json.loads(json.dumps({"part": part, "smoke": asked.smoke} | about))
 
 
-def done(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a part's file is there, whole and of this setting."""
+def read(path: Path, wanted: Mapping[str, Any]) -> pd.DataFrame | None:
+    """A part's file, if it is there, whole and of this setting."""
     try:
-        return pd.read_parquet(path).attrs.get("setting") == wanted
+        frame = pd.read_parquet(path)
     except (OSError, ValueError):
-        return False
+        return None
+    return frame if frame.attrs.get("setting") == wanted else None
+
+
+def write(path: Path, rows: Rows, about: Mapping[str, Any], **more: Any) -> pd.DataFrame:
+    """Write a part's file, whole or not at all."""
+    frame = pd.DataFrame(rows).assign(**about)
+    frame.attrs.update(more)
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False)
+    atomic(path, sink.getvalue())
+    return frame
 
 
 def driver() -> str:
@@ -513,57 +488,57 @@ class Bench:
         with (self.asked.out / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{now} {line}\n")
 
-    def run(self, parts: tuple[str, ...], dtype: str) -> None:
+    def run(self, parts: Sequence[str], dtype: str) -> None:
         """Do parts in a number format."""
-        began = time.perf_counter()
         lm = load(self.asked.model, dtype=dtype)
-        loading = time.perf_counter() - began
         on = ", ".join(filter(None, (str(circumstances(lm)["device"]), driver())))
         self.log(f"{lm.name} {lm.digest}, {dtype}, {on}, {circumstances(lm)['versions']}")
-        speed = None
         for part in parts:
-            target, wanted = self.asked.out / f"{part}-{dtype}.parquet", setting(part, lm, self.asked)
-            if done(target, wanted):
-                self.log(f"{target.stem}: there already")
-                continue
+            name = f"{part}-{dtype}"
             try:
-                speed = speed or pace(lm, loading)
-                if (seconds := forecast(part, lm, self.asked, speed)) < self.clock.left:
-                    self._do(part, lm, target, wanted)
-                else:
-                    self._leave(target.stem, f"about {seconds:.0f} s, ")
-            except KeyboardInterrupt:
-                if self.clock.left > 0:  # somebody else's
-                    raise
-                self._leave(target.stem, "cut off, ")
+                self._do(part, name, lm)
             except Exception as error:  # one part that fails keeps no other from its turn
                 self.failed += 1
-                self.log(f"{target.stem}: failed ({first_line(error)})")
+                self.log(f"{name}: failed ({first_line(error)})")
                 if not isinstance(error, CrammingError):
                     self.log(traceback.format_exc().strip())
 
-    def _do(self, part: str, lm: FrozenLM, target: Path, wanted: dict[str, Any]) -> None:
-        began = time.perf_counter()
-        with self.clock.running():
-            frame = pd.DataFrame(list(WORK[part](lm, self.asked)))
-        seconds = time.perf_counter() - began
-        frame = frame.assign(**circumstances(lm), driver=driver(), provenance=lm.provenance)
-        frame.attrs["setting"] = wanted
-        sink = io.BytesIO()
-        frame.to_parquet(sink, index=False)
-        atomic(target, sink.getvalue())
-        self.log(f"{target.stem}: {summary(part, frame)}; {seconds:.0f} s")
-
-    def _leave(self, name: str, why: str) -> None:
-        self.left += 1
-        some = max(0.0, self.clock.left)
-        self.log(f"{name}: left for the next call ({why}{some:.0f} s of {self.clock.minutes:g} minutes left)")
+    def _do(self, part: str, name: str, lm: FrozenLM) -> None:
+        target, wanted = self.asked.out / f"{name}.parquet", setting(part, lm, self.asked)
+        begun = self.asked.out / f".{name}.begun"
+        if read(target, wanted) is not None:
+            self.log(f"{name}: there already")
+            return
+        about = {**circumstances(lm), "driver": driver(), "provenance": lm.provenance}
+        before = read(begun, wanted)
+        rows: Rows = [] if before is None else before.drop(columns=list(about)).to_dict("records")  # type: ignore[assignment]
+        count, began = 0 if before is None else int(before.attrs["tasks"]), time.monotonic()
+        tasks, saved = WORK[part](lm, self.asked), began
+        try:
+            with self.clock.running():
+                for task in tasks[count:]:
+                    rows += task()
+                    count += 1
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        write(begun, rows, about, setting=wanted, tasks=count)
+                        saved = time.monotonic()
+        except KeyboardInterrupt:
+            if rows:
+                write(begun, rows, about, setting=wanted, tasks=count)
+            if self.clock.left > 0:  # somebody else's
+                raise
+            self.left += 1
+            self.log(f"{name}: left for the next call, {count} of {len(tasks)} done in {self.clock.minutes:g} minutes")
+            return
+        frame = write(target, rows, about, setting=wanted)
+        begun.unlink(missing_ok=True)
+        self.log(f"{name}: {summary(part, frame)}; {time.monotonic() - began:.0f} s")
 
 
 def summary(part: str, frame: pd.DataFrame) -> str:
     """What a part found, in a line."""
     if frame.empty:
-        return "the store has no exact run of this model"
+        return "the store has no exact run of this model" if part == "certify" else "nothing that fits"
     if part == "certify":
         return f"{frame['exact_here'].sum()} of {len(frame)} exact runs of the store are exact here"
     if part == "step":
@@ -585,10 +560,10 @@ def summary(part: str, frame: pd.DataFrame) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="folder of the files")] = Path("device"),
+    out: Annotated[Path, typer.Option(help="folder of the files")],
     model: Annotated[str, typer.Option(help="as cramming takes it, such as a folder")] = SMOLLM2,
     dtype: Annotated[list[str] | None, typer.Option(help="number formats; again for more")] = None,
-    parts: Annotated[str, typer.Option(help="which, with commas between")] = ",".join(PARTS),
+    parts: Annotated[str, typer.Option(help="which, in this order, but for cram")] = ",".join(PARTS),
     minutes: Annotated[float, typer.Option(min=0, help="that the call may take")] = 8,
     store: Annotated[Path, typer.Option(help="of the runs to compare with")] = RESULTS / "laptop",
     sources: Annotated[str, typer.Option(help="of the passages to cram, with commas between")] = "novels",
@@ -603,19 +578,25 @@ def main(
     formats = tuple(dtype or ("float32", "bfloat16"))
     if unknown := [name for name in formats if name not in DTYPES]:
         raise typer.BadParameter(f"dtype {unknown[0]!r} is unknown: use some of {', '.join(DTYPES)}")
-    wanted = tuple(part for part in PARTS if part in parts.split(","))
-    if unknown := [part for part in parts.split(",") if part not in PARTS]:
+    wanted = parts.split(",")
+    if unknown := [part for part in wanted if part not in PARTS]:
         raise typer.BadParameter(f"part {unknown[0]!r} is unknown: use some of {', '.join(PARTS)}")
     if peak:
         print(_peak_here(model, formats[0], *map(int, peak.split("x"))))
         return
+    if not store.is_dir():
+        raise CrammingError(f"store {store} does not exist: name the folder of a sweep's results")
     if smoke:
         model = "tiny-llama" if model == SMOLLM2 else model
         n, length, token_passes = min(n, 2), min(length, 24), min(token_passes, 300)
     asked = Asked(model, out, store, tuple(sources.split(",")), n, length, token_passes, batch, smoke)
     bench = Bench(asked, Clock(minutes))
     for i, name in enumerate(formats):
-        bench.run(tuple(part for part in wanted if i == 0 or part in ALL_FORMATS), name)
+        some = [part for part in wanted if part != "cram" and (i == 0 or part in ALL_FORMATS)]
+        if some:
+            bench.run(some, name)
+    if "cram" in wanted:
+        bench.run(["cram"], formats[0])
     bench.log(f"finished: {bench.left} parts left, {bench.failed} failed")
     if bench.failed:
         raise typer.Exit(1)

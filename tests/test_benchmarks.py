@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks import device
 from cramming import engine
+from cramming.errors import CrammingError
 from cramming.paths import BENCHMARKS
 from cramming.recipes import Recipe
 from cramming.results import estimate
@@ -157,12 +158,73 @@ def recipe_of(row) -> Recipe:
     return Recipe.model_validate_json(row["recipe_json"])
 
 
-def test_parts_that_would_go_past_the_time_are_left(small, capsys):
+def test_parts_that_the_time_does_not_reach_are_left(small, capsys):
     device.main(**small | {"minutes": 0})
     said = capsys.readouterr().out
     assert written(small["out"]) == {}
-    assert said.count("left for the next call") == 4
+    assert said.count("left for the next call, 0 of ") == 4
     assert said.splitlines()[-1] == "finished: 4 parts left, 0 failed"
+
+
+@pytest.mark.parametrize("part", ["certify", "step"])
+def test_what_a_part_has_done_by_the_end_of_a_call_is_not_done_again(part, small, monkeypatch, capsys):
+    name = "certify" if part == "certify" else "rate"
+    whole, calls, out = getattr(device, name), [], small["out"]
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == cut:
+            monkeypatch.setattr(device.Clock, "left", -1.0)
+            raise KeyboardInterrupt
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(device, name, counted)
+    monkeypatch.setattr(device.Clock, "left", 1e6)
+    cut = 4
+    device.main(**small | {"parts": part})
+    done = 3 if part == "certify" else 1  # a step is timed between two looks at the machine
+    assert f"{part}-float32: left for the next call, {done} of " in capsys.readouterr().out
+    assert written(out) == {}
+    cut, first = 0, len(calls)
+    monkeypatch.setattr(device.Clock, "left", 1e6)
+    device.main(**small | {"parts": part})
+    frame = written(out)[f"{part}-float32"]
+    each = 1 if part == "certify" else 2
+    assert len(calls) - first == each * (len(frame) - done)
+    assert not list(out.glob(".*.begun"))
+    other = small | {"out": out.with_name("other"), "parts": part}
+    device.main(**other)
+    same = ["key", "margin_here"] if part == "certify" else ["passages", "tokens", "repeat"]
+    again = written(other["out"])[f"{part}-float32"]
+    pd.testing.assert_frame_equal(frame[same], again[same])
+    assert dict(frame.dtypes) == dict(again.dtypes)
+
+
+def test_a_repeat_that_is_cut_off_is_no_result(small, monkeypatch, capsys):
+    score, steps = engine.score, []
+
+    def slow(*arguments, **options):
+        steps.append(1)
+        if len(steps) == 5:
+            monkeypatch.setattr(device.Clock, "left", -1.0)
+            raise KeyboardInterrupt
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(engine, "score", slow)
+    monkeypatch.setattr(device.Clock, "left", 1e6)
+    device.main(**small | {"parts": "repeat"})
+    assert "repeat-float32: left for the next call, 0 of 1" in capsys.readouterr().out
+    assert written(small["out"]) == {}
+
+
+def test_ctrl_c_of_a_user_ends_the_call(small, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(device, "certify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        device.main(**small)
+    assert written(small["out"]) == {}
 
 
 def test_crams_that_are_cut_off_go_on_with_the_next_call(small, monkeypatch, capsys):
@@ -180,7 +242,7 @@ def test_crams_that_are_cut_off_go_on_with_the_next_call(small, monkeypatch, cap
         with monkeypatch.context() as clock:
             clock.setattr(device.Clock, "left", 1e6)
             device.main(**small | {"parts": "cram"})
-    assert "cram-float32: left for the next call (cut off" in capsys.readouterr().out
+    assert "cram-float32: left for the next call, 0 of 1 done" in capsys.readouterr().out
     assert written(small["out"]) == {}
     monkeypatch.undo()
     taken = []
@@ -210,6 +272,11 @@ def test_a_part_that_fails_keeps_no_other_from_its_turn(small, monkeypatch, caps
 def test_a_part_or_format_that_does_not_exist_is_refused(small, change):
     with pytest.raises(typer.BadParameter, match="is unknown: use some of"):
         device.main(**small | change)
+
+
+def test_a_store_that_does_not_exist_is_refused(small, tmp_path):
+    with pytest.raises(CrammingError, match="store .*nowhere does not exist: name the folder"):
+        device.main(**small | {"store": tmp_path / "nowhere"})
 
 
 @given(limit=st.integers(0, 3000))
