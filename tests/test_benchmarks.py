@@ -275,7 +275,7 @@ def test_a_part_or_format_that_does_not_exist_is_refused(small, change):
 
 
 def test_a_store_that_does_not_exist_is_refused(small, tmp_path):
-    with pytest.raises(CrammingError, match="store .*nowhere does not exist: name the folder"):
+    with pytest.raises(CrammingError, match=r"store .*nowhere does not exist: name the folder"):
         device.main(**small | {"store": tmp_path / "nowhere"})
 
 
