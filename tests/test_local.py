@@ -17,6 +17,7 @@ from cramming.cli import main
 from cramming.errors import CrammingError
 from cramming.models import build_tiny, load
 from cramming.results import plans
+from cramming.results.check import recheck
 from cramming.results.plans import load_plan, names_of
 from cramming.results.store import Store
 
@@ -109,6 +110,7 @@ def test_a_model_of_the_paper_is_swept_from_a_folder(architecture, dtype, here, 
     assert frame.groupby(["kind", "source", "offered", "n_vectors"])["passage"].nunique().unique().tolist() == [4]
     assert len(frame) == runs
     assert set(frame["n_vectors"]) == {e.n_vectors for e in wanted}
+    assert len(recheck(Store(here / "results" / "paper"), device="cpu", progress=False)) == runs
     # What is stored is not run again, by whichever of its names the model is asked for.
     for again in (name.lower(), folder):
         assert sweep("--model", again, "--n", 4)[1].startswith("0 runs stored")

@@ -93,7 +93,7 @@ class Plan(BaseModel):
         return self.model_copy(update={"experiments": some})
 
     def narrowed(self, *, model: str | None = None, n: int | None = None, folder: Path | None = None) -> Plan:
-        """The plan for one model, for less passages, or with texts that lie elsewhere.
+        """The plan for one model, for fewer passages, or with texts that lie elsewhere.
 
         Args:
             model: One of the plan's, as `cramming.models.load` takes it, such as a hub id or a folder that ends in it.
