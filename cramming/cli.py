@@ -91,6 +91,9 @@ def sweep(
     scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")],
     store: Annotated[Path | None, _STORE] = None,
     page: Annotated[str | None, typer.Option(help="only what this notebook shows, say sphere")] = None,
+    model: Annotated[str | None, typer.Option(help="only this model of the plan: its name, hub id or folder")] = None,
+    n: Annotated[int | None, typer.Option(help="passages of each source and length at most")] = None,
+    folder: Annotated[Path | None, typer.Option(help="where folders pg19 and fanfics with their texts lie")] = None,
     part: Annotated[str, typer.Option(help="i/n runs the i-th of n shares, for n processes at once")] = "0/1",
     threads: Annotated[int | None, typer.Option(min=1, help="threads of each process; default all cores")] = None,
     executor: Annotated[str, typer.Option(help="serial, in this process, or dask, in workers")] = "serial",
@@ -117,7 +120,8 @@ def sweep(
     if threads:
         torch.set_num_threads(threads)
     where = executors.named(executor, workers=workers, threads=threads, scheduler=scheduler) or "serial"
-    plan, target = load_plan(scale).of(page), Store(store) if store else store_of(scale)
+    plan = load_plan(scale).of(page).narrowed(model=model, n=n, folder=folder)
+    target = Store(store) if store else store_of(scale)
     share, stored = _part(part), 0
     if planned:
         left = cost.plan_cost(plan, target)
@@ -129,7 +133,7 @@ def sweep(
     if estimate:
         print(cost.estimate_table(most).to_string())
         return
-    if most["gpu_hours"].sum() >= 1:  # small plans need no warning
+    if model or most["gpu_hours"].sum() >= 1:  # small plans need no warning
         _say(cost.estimate_line(most))
     try:
         for name in plan.models:
@@ -235,13 +239,31 @@ def push(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="the file to write")] = Path("model.onnx"),
+    out: Annotated[Path, typer.Option(help="the ONNX file to write")] = Path("model.onnx"),
     model: Annotated[str, _MODEL] = "smollm2-135m",
+    folder: Annotated[
+        Path | None, typer.Option(help="write the model here in parts; with --join, put it here")
+    ] = None,
+    parts: Annotated[int, typer.Option(min=1, help="with --folder, MB of a part at most")] = 60,
+    join: Annotated[Path | None, typer.Option(help="put together the parts that lie in this folder")] = None,
 ) -> None:
-    """Write a model as ONNX, for the page of the book that decodes in the browser. Llamas only.
+    """Write a Llama as ONNX, for the page of the book that decodes in the browser.
 
-    Example: cramming export --out model.onnx
+    With --folder, write any model in parts, for a machine without a network; there, --join puts them together.
+
+    Example: cramming export --folder parcel --parts 60
     """
+    if join is not None:
+        from cramming.results.parts import join as put_together
+
+        print(put_together(join, folder))
+        return
+    if folder is not None:
+        from cramming.results.parts import write
+
+        made = write(model, folder, parts)
+        print(f"{folder}: {made.name} {made.digest}, {made.size / 1e6:.1f} MB in {len(made.parts)} parts")
+        return
     from cramming import models
     from cramming.book import export
 

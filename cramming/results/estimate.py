@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from cramming.memories import MEMORIES
 from cramming.models import FrozenLM, load, parameter_count
 from cramming.paths import BENCHMARKS
-from cramming.results.plans import Experiment, Plan, key_of, offered
+from cramming.results.plans import Experiment, Plan, key_of, names_of, offered
 from cramming.results.rows import of_kind
 from cramming.results.store import Store, run_key
 from cramming.results.traces import exact_curve
@@ -102,11 +101,6 @@ def _wanted(experiment: Experiment, lm: FrozenLM | None) -> list[tuple[int, obje
         }
     )
     return [(length, (how, length, source, i)) for length, source, i in slots]
-
-
-def names_of(model: str) -> set[str]:
-    """What a model may go by in the store: a local folder or GGUF file goes by less than what loads it."""
-    return {model, Path(model).name, Path(model).stem}
 
 
 def rates(plan: Plan, store: Store | None = None) -> pd.DataFrame:

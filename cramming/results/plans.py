@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cramming.errors import CrammingError
 from cramming.files import inside, read_yaml
-from cramming.models import FrozenLM
+from cramming.models import FrozenLM, paper_models
 from cramming.paths import PLANS, RESULTS
 from cramming.recipes import Recipe, recipe
 from cramming.results.store import Store, run_key
-from cramming.texts import Passage, passages
+from cramming.texts import HUB, Passage, passages
 
 
 class Experiment(BaseModel):
@@ -92,6 +92,33 @@ class Plan(BaseModel):
             raise CrammingError(f"the plan has nothing for page {page!r}: it has some for {known}")
         return self.model_copy(update={"experiments": some})
 
+    def narrowed(self, *, model: str | None = None, n: int | None = None, folder: Path | None = None) -> Plan:
+        """The plan for one model, for fewer passages, or with texts that lie elsewhere.
+
+        Args:
+            model: One of the plan's, as `cramming.models.load` takes it, such as a hub id or a folder that ends in it.
+            n: Most passages of each source and length.
+            folder: With folders pg19 and fanfics, to read in place of the hub's texts.
+
+        Raises:
+            CrammingError: If the plan has no such model, or no passages are left.
+        """
+        if n is not None and n < 1:
+            raise CrammingError(f"n is {n}: give at least 1 passage")
+        known = [name for name in self.models if model is None or name in names_of(model)]
+        if not known:
+            raise CrammingError(f"the plan has no model {model!r}: it has {', '.join(self.models)}")
+        some: list[Experiment] = []
+        for experiment in self.experiments if model is None else self.on(known[0]):
+            changes = {"n": min(n or experiment.n, experiment.n)} | ({} if model is None else {"models": ()})
+            if folder is None or not set(HUB) & set(experiment.sources):
+                some.append(experiment.model_copy(update=changes))
+                continue
+            for source in experiment.sources:
+                lies = {"source": source} | ({"folder": str(folder / source)} if source in HUB else {})
+                some.append(experiment.model_copy(update=changes | lies))
+        return self.model_copy(update={"model": model or self.model, "experiments": tuple(some)})
+
 
 def load_plan(scale: str) -> Plan:
     """The plan of a scale (smoke, laptop, paper), or of any YAML file.
@@ -119,6 +146,22 @@ def stays(name: str, where: str) -> None:
         raise CrammingError(
             f"{where} names {name[:80]!r}, a path out of this folder: put what it is, or a link to it, here"
         )
+
+
+def names_of(model: str) -> set[str]:
+    """What a model may go by in a plan or store: a local folder or GGUF file goes by less than what loads it.
+
+    Examples:
+        >>> "Pythia-160M" in names_of("weights/EleutherAI/pythia-160m")
+        True
+    """
+    path, table = Path(model), paper_models()
+    asked = (model.casefold(), "/".join(path.parts[-2:]).casefold())
+    return {model, path.name, path.stem} | {
+        name
+        for name, hub_id in zip(table["name"], table["hub_id"], strict=True)
+        if asked[0] == name.casefold() or hub_id.casefold() == asked[1]
+    }
 
 
 def store_of(scale: str) -> Store:

@@ -21,9 +21,9 @@ from cramming.errors import CrammingError
 from cramming.horizon import Horizon, horizon
 from cramming.memories import MEMORIES
 from cramming.models import PACKAGED, FrozenLM, consented, load
-from cramming.results.estimate import most_passes, names_of
+from cramming.results.estimate import most_passes
 from cramming.results.executors import Executor, named
-from cramming.results.plans import Experiment, Plan, key_of, load_plan, offered, store_of
+from cramming.results.plans import Experiment, Plan, key_of, load_plan, names_of, offered, store_of
 from cramming.results.rows import row_of
 from cramming.results.store import Damaged, Store
 from cramming.texts import Passage
