@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # For parameters that name a plan, the one of the smallest scale.
 SMALLEST = {
     "scale": "smoke",
+    "second": "smoke-second",
     "cuts": "smoke-cuts",
     "architectures": "smoke",
     "bfloat16": "smoke",

@@ -448,6 +448,77 @@ def padding(lengths: Sequence[int], batch: int) -> float:
     return float(1 - sum(some.sum() for some in batches) / fed) if fed else math.nan
 
 
+def machines(folder: Path = BENCHMARKS / "device") -> pd.DataFrame:
+    """What benchmarks/device.py found on each machine that it was run on, a number format at a time.
+
+    Args:
+        folder: Holds its files, in it or in folders of it; a part that was not run is missing in every column.
+
+    Returns:
+        One row a device and format: device, dtype, driver, model; certified (exact runs of the store decoded there)
+        and still (those of them that are exact there), moved and moved_most (logits by which the margin differs,
+        median and most), rate (token passes a second of the fastest step), passages and tokens (of that step), share
+        (of the rate of a matrix product timed with it), alike (whether a run three times over gave the same bits),
+        over (peak memory over the formula, median), pairs, horizon and stored (passages crammed, their mean exact
+        horizon, and that of the store's runs at the same budget), budget (token passes of each).
+    """
+    parts: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*-*.parquet")):
+        frame, part = pd.read_parquet(path), path.stem.rpartition("-")[0]
+        if frame.empty or part not in MACHINE_PARTS:
+            continue
+        first = frame.iloc[0]
+        row = parts.setdefault((first["device"], first["dtype"]), {name: first[name] for name in ("driver", "model")})
+        row |= MACHINE_PARTS[part](frame)
+    frame = pd.DataFrame.from_dict(parts, orient="index").rename_axis(["device", "dtype"]).reset_index()
+    return frame.reindex(columns=list(dict.fromkeys([*frame.columns, *MACHINE_COLUMNS])))
+
+
+def _steps_row(frame: pd.DataFrame) -> dict[str, Any]:
+    best = frame.groupby(["passages", "tokens"])[["token_passes_per_second", "share"]].median()
+    (passages, tokens), fastest = best["token_passes_per_second"].idxmax(), best.max()
+    return {
+        "rate": fastest["token_passes_per_second"],
+        "share": best.loc[(passages, tokens), "share"],
+        "passages": passages,
+        "tokens": tokens,
+    }
+
+
+def _certified_row(frame: pd.DataFrame) -> dict[str, Any]:
+    moved = (frame["margin_here"] - frame["margin"]).abs()
+    return {
+        "certified": len(frame),
+        "still": int(frame["exact_here"].sum()),
+        "moved": moved.median(),
+        "moved_most": moved.max(),
+    }
+
+
+def _crammed_row(frame: pd.DataFrame) -> dict[str, Any]:
+    both = frame.dropna(subset="stored_horizon")
+    return {
+        "pairs": len(both),
+        "horizon": both["horizon"].mean(),
+        "stored": both["stored_horizon"].mean(),
+        "budget": frame["budget"].max(),
+    }
+
+
+# What a row of `machines` takes from the file of each part.
+MACHINE_PARTS: dict[str, Callable[[pd.DataFrame], dict[str, Any]]] = {
+    "certify": _certified_row,
+    "step": _steps_row,
+    "repeat": lambda frame: {"alike": bool(frame["same_bits"].all())},
+    "memory": lambda frame: {"over": (frame["peak_bytes"] / frame["formula_bytes"]).median()},
+    "cram": _crammed_row,
+}
+MACHINE_COLUMNS = (
+    *("driver", "model", "certified", "still", "moved", "moved_most", "rate", "share", "passages", "tokens"),
+    *("alike", "over", "pairs", "horizon", "stored", "budget"),
+)
+
+
 def measured_kept(lm: FrozenLM, passages: int, length: int) -> int:
     """Bytes that autograd keeps in one forward pass as the engine does it, weights not counted."""
     generator = torch.Generator().manual_seed(0)
@@ -739,6 +810,45 @@ def show_inputs(page: Page) -> Exhibit:
         f"{page.ratio:.1f}, the ratio of the last two rows; {n} passages are too few for an interval."
     )
     return Exhibit(caption, table, Fold("Devices: assumed prices, published rates", devices_table(page.devices)))
+
+
+def machines_table(frame: pd.DataFrame, utilisation: tuple[float, float]) -> pd.DataFrame:
+    """`machines` as a page shows them, one column a device and format; what was not measured says so."""
+    columns = {}
+    for row in frame.itertuples():
+        known = {
+            "exact runs that stay exact": f"{row.still:.0f} of {row.certified:.0f}",
+            "their margins move by, logits (median, most)": f"{row.moved:.2g}, {row.moved_most:.2g}",
+            "token passes a second, fastest step": f"{row.rate:,.0f}",
+            "its passages by tokens": f"{row.passages:.0f} by {row.tokens:.0f}",
+            "its share of a matrix product's rate": f"{row.share:.0%}",
+            "one run three times, bit for bit": {True: "alike", False: "not alike"}.get(row.alike, "nan"),
+            "peak memory over the formula": f"{row.over:.2f}",
+            "exact tokens, and the store's": f"{row.horizon:.1f}, {row.stored:.1f} (n = {row.pairs:.0f})",
+        }
+        said = {name: "not measured" if "nan" in text else text for name, text in known.items()}
+        columns[f"{row.device}, {row.dtype}"] = said
+    assumed = {"its share of a matrix product's rate": " to ".join(f"{share:.0%}" for share in utilisation)}
+    columns["GPU, assumed above"] = dict.fromkeys(next(iter(columns.values()), assumed), "not measured") | assumed
+    return pd.DataFrame(columns).rename_axis("measured")
+
+
+def show_machines(page: Page) -> Exhibit:
+    """What the benchmark of devices found, and what of it is only assumed of a GPU."""
+    frame = machines()
+    told = [
+        f"{row.still:.0f} of {row.certified:.0f} exact runs stay exact in {row.dtype}"
+        for row in frame.dropna(subset="still").itertuples()
+    ]
+    devices, budget = list(dict.fromkeys(frame["device"])), frame["budget"].max()
+    reached = [f"{row.share:.0%} in {row.dtype}" for row in frame.dropna(subset="share").itertuples()]
+    caption = (
+        f"**On {words.listed(devices) or 'no device yet'} {words.listed(told) or 'nothing was decoded again'}, and "
+        f"the fastest step reaches {words.listed(reached) or 'an unknown share'} of a matrix product.** "
+        f"Tokens: horizons at {budget:,.0f} token passes. Of a GPU only the share was assumed, {page.reached} of the "
+        "peak; no GPU was at hand."
+    )
+    return Exhibit(caption, machines_table(frame, page.utilisation))
 
 
 def show_grid(page: Page) -> Exhibit:
