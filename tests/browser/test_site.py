@@ -38,7 +38,7 @@ def open_page(page: Page, address: str) -> None:
 
 
 def watch_shifts(page: Page) -> None:
-    """Sum up what moves by itself, as browsers count it, in `shift` of the window; below 0.1 is what they call good."""
+    """Sum up what moves by itself in `shift` of the window, as browsers count it: below 0.1 is what they call good."""
     page.add_init_script(
         "window.shift = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {"
         "if (!entry.hadRecentInput) window.shift += entry.value;})).observe({type: 'layout-shift', buffered: true});"
@@ -100,8 +100,9 @@ def test_a_page_is_accessible(page, site, name):
         grave += [
             f"{theme}: cannot be seen: {node['html'][:160]}"
             for found in said["incomplete"]
+            if found["id"] == "color-contrast"
             for node in found["nodes"]
-            if any((check["data"] or {}).get("messageKey") == "equalRatio" for check in node["any"])
+            if any(check["data"]["messageKey"] == "equalRatio" for check in node["any"])
         ]
         assert grave == []
 
@@ -195,8 +196,8 @@ def test_on_a_telephone_nothing_moves_and_figures_can_be_read(page, site, name):
     assert page.evaluate("window.shift") < MOST_SHIFT
     letters = page.eval_on_selector_all(
         "svg.drawn text",
-        "all => all.filter(t => t.getClientRects().length && t.textContent.trim()).map(t => [t.textContent, "
-        "parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.clientWidth / t.ownerSVGElement.viewBox.baseVal.width])",
+        "all => all.filter(t => t.getClientRects().length && t.textContent.trim()).map(t => ["
+        "t.textContent, parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.getScreenCTM().a])",
     )
     assert [(text, height) for text, height in letters if height < LEAST_LETTERS] == []
 
