@@ -48,7 +48,7 @@ def watch_shifts(page: Page) -> None:
 def scroll_through(page: Page) -> None:
     for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 700):
         page.evaluate(f"window.scrollTo(0, {top})")
-        page.wait_for_timeout(30)
+        page.wait_for_timeout(20)
 
 
 def settle(page: Page) -> None:
@@ -85,6 +85,7 @@ def test_page(page, site, name):
 
 @pytest.mark.parametrize("name", pages())
 def test_a_page_is_accessible(page, site, name):
+    page.emulate_media(reduced_motion="reduce")  # while a run is replayed, tokens to come are hidden
     open_page(page, site + name)
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
