@@ -61,6 +61,9 @@ def test_page(page, site, name):
     page.set_viewport_size({"width": 1440, "height": 900})
     watch_shifts(page)
     open_page(page, site + name)
+    for answer in page.locator(".admonition.answer").all():
+        box = answer.bounding_box()
+        assert box["y"] + box["height"] <= 900, "the answer is not on the first screen"
     scroll_through(page)
     assert page.evaluate("window.shift") < MOST_SHIFT
     assert page.faults == []
@@ -123,6 +126,15 @@ def test_the_landing_page_has_its_picture(page, site):
     shown = page.locator("figure.finding svg.drawn")
     assert shown.count() == 1
     assert shown.bounding_box()["width"] > 300
+
+
+def test_who_only_reads_has_the_method_in_five_minutes_and_all_in_thirty(page, site):
+    open_page(page, site + pages()[0])
+    rows = page.locator("table:has-text('what it tells') tbody tr")
+    minutes = [int(re.search(r"(\d+) min$", row.strip())[1]) for row in rows.all_inner_texts()]
+    assert "notebooks/method" in rows.first.locator("a").get_attribute("href")
+    assert minutes[0] <= 5
+    assert minutes[-1] == sum(minutes[:-1]) <= 30
 
 
 def test_the_landing_page_is_light(page, site):
