@@ -306,8 +306,11 @@ def test_formulas_are_set(page, site):
 
 
 def test_search_finds_a_word(page, site):
+    page.set_viewport_size({"width": 390, "height": 900})
     open_page(page, f"{site}search.html?q=margin")
-    page.wait_for_selector("ul.search li a")
+    page.wait_for_selector("ul.search li p.context")
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page has to be moved sideways"
     assert page.faults == []
 
 
