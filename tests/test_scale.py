@@ -241,3 +241,29 @@ def test_store_speed_says_what_was_written():
     longer = scale.store_speed(runs=5, length=4000, width=16)
     assert longer["gb"] > 5 * found["gb"]
     assert longer["merge_gb"] > 5 * found["merge_gb"]
+
+
+# Machines that were measured
+
+
+def test_what_a_machine_made_of_the_stored_runs(tmp_path):
+    about = {"device": "gpu", "dtype": "float32", "driver": "1", "model": "m"}
+    certified = {"exact_here": [True, False], "margin": [0.1, 0.2], "margin_here": [0.1, -0.1]}
+    steps = {"passages": [1, 1, 4], "tokens": [8, 8, 8], "token_passes_per_second": [1, 3, 90], "share": [0, 0, 0.4]}
+    crams = {"horizon": [3, 9], "stored_horizon": [5, math.nan], "budget": [7, 7]}
+    for name, columns in {"certify": certified, "step": steps, "cram": crams}.items():
+        pd.DataFrame(columns).assign(**about).to_parquet(tmp_path / f"{name}-float32.parquet")
+    frame = scale.machines(tmp_path)
+    [row] = frame.to_dict("records")
+    assert (row["certified"], row["still"], row["moved_most"]) == (2, 1, pytest.approx(0.3))
+    assert (row["rate"], row["share"], row["passages"], row["tokens"]) == (90, 0.4, 4, 8)
+    assert (row["pairs"], row["horizon"], row["stored"], row["budget"]) == (1, 3, 5, 7)
+    table = scale.machines_table(frame, (0.2, 0.5))
+    assert table.loc["exact runs that stay exact", "gpu, float32"] == "1 of 2"
+    assert table.loc["peak memory over the formula", "gpu, float32"] == "not measured"
+    assert table["GPU, assumed above"].value_counts().to_dict() == {"not measured": len(table) - 1, "20% to 50%": 1}
+
+
+def test_no_machine_was_measured(tmp_path):
+    table = scale.machines_table(scale.machines(tmp_path), (0.2, 0.5))
+    assert table.columns.tolist() == ["GPU, assumed above"]

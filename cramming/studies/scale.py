@@ -468,10 +468,9 @@ def machines(folder: Path = BENCHMARKS / "device") -> pd.DataFrame:
         if frame.empty or part not in MACHINE_PARTS:
             continue
         first = frame.iloc[0]
-        row = parts.setdefault((first["device"], first["dtype"]), {name: first[name] for name in ("driver", "model")})
-        row |= MACHINE_PARTS[part](frame)
-    frame = pd.DataFrame.from_dict(parts, orient="index").rename_axis(["device", "dtype"]).reset_index()
-    return frame.reindex(columns=list(dict.fromkeys([*frame.columns, *MACHINE_COLUMNS])))
+        about = {name: first[name] for name in ("device", "dtype", "driver", "model")}
+        parts.setdefault((first["device"], first["dtype"]), about).update(MACHINE_PARTS[part](frame))
+    return pd.DataFrame(list(parts.values()), columns=MACHINE_COLUMNS)
 
 
 def _steps_row(frame: pd.DataFrame) -> dict[str, Any]:
@@ -514,7 +513,20 @@ MACHINE_PARTS: dict[str, Callable[[pd.DataFrame], dict[str, Any]]] = {
     "cram": _crammed_row,
 }
 MACHINE_COLUMNS = (
-    *("driver", "model", "certified", "still", "moved", "moved_most", "rate", "share", "passages", "tokens"),
+    *(
+        "device",
+        "dtype",
+        "driver",
+        "model",
+        "certified",
+        "still",
+        "moved",
+        "moved_most",
+        "rate",
+        "share",
+        "passages",
+        "tokens",
+    ),
     *("alike", "over", "pairs", "horizon", "stored", "budget"),
 )
 
