@@ -21,7 +21,7 @@ from cramming.models import SMOLLM2, load
 from tests.browser.conftest import ROOT, SITE, lacking
 
 WIDTHS = (390, 768, 1024, 1200, 1440)
-MOST_SHIFT = 0.05
+MOST_SHIFT = 0.1  # the contents beside a page unfold as it is read, which counts too
 LEAST_LETTERS = 9.0  # pixels
 pytestmark = pytest.mark.browser
 
