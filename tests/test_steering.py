@@ -297,7 +297,7 @@ def test_what_was_written_is_shown_as_it_is():
     table = steering.written_table(frame)
     assert table.loc["mem, then the text", "as behind the text"] == "25% (25% to 25%)"
     examples = steering.written_examples(frame, ["novels/a"])
-    assert examples.loc[("novels/a", "the text"), "wrote"] == "'a *b* | c\\n\\nd'"
+    assert examples.loc[("novels/a", "the text"), "wrote"] == "a *b* | c ⏎ ⏎ d"
     assert "&lt;f&gt;" in examples.to_html()
 
 

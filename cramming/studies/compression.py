@@ -38,7 +38,7 @@ from cramming.studies._page import Answer, Exhibit, Fold, glue
 from cramming.studies._page import Page as AnyPage
 from cramming.texts import Passage, from_tokens
 
-TEXT, BY_MODEL, FEWEST = "text", "model and range coder", "vector, fewest bits"  # what the page compares
+TEXT, GZIP, BY_MODEL, FEWEST = "text", "gzip", "model and range coder", "vector, fewest bits"  # what the page compares
 COUNT_BYTES = 2  # at the head of files that do not know their own end: tokens of the passage, the low byte first
 NUMBER_BITS = 16  # that a number of a vector counts where no file is written
 PUBLISHED = ("meta-llama/Llama-3.1-8B", "pg19")  # model and text of the title
@@ -127,7 +127,7 @@ def general() -> list[Coder]:
     )
     return [
         coder(TEXT, "UTF-8, as it is", bytes, bytes),
-        coder("gzip", "level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
+        coder(GZIP, "level 9", lambda text: gzip.compress(text, 9, mtime=0), gzip.decompress),
         coder(
             "xz",
             "preset 9, extreme",
@@ -555,7 +555,7 @@ def file_sizes_figure(files: pd.DataFrame) -> Figure:
 
 def show_answer(page: Page) -> Answer:
     """The vector's bytes over the text's and the coder's."""
-    text, coder = page.over(TEXT), page.over(BY_MODEL)
+    text, zipped, coder = page.over(TEXT), page.over(GZIP), page.over(BY_MODEL)
     verdict = "no" if text["low"] > 1 else "yes" if text["high"] < 1 else "undecided"
     by_budget = (page.results["ended"] == "budget").sum()
     return Answer(
@@ -563,8 +563,8 @@ def show_answer(page: Page) -> Answer:
         "Is a vector smaller than the text it holds?",
         f"Counted as tokens over vectors, yes; as a file, {verdict}: at the fewest bits a number that keep it exact, "
         f"the vector takes **{text['mean']:.2f} times the bytes of its text** (95 % interval {text['low']:.2f} to "
-        f"{text['high']:.2f}), and {words.within(coder['mean'], coder['low'], coder['high'], 1)} times those that the "
-        "same model needs as an entropy coder.",
+        f"{text['high']:.2f}), {words.within(zipped['mean'], zipped['low'], zipped['high'], 2)} those of {GZIP}, and "
+        f"{words.within(coder['mean'], coder['low'], coder['high'], 1)} those of the same model as an entropy coder.",
         rests=f"Means over {words.counted(page.results)} passages, exact horizons of "
         f"{words.range(page.results['length'])} tokens, {words.budgets(page.results)} each",
         sure="open" if verdict == "undecided" else "holds here only",

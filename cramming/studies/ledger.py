@@ -175,7 +175,7 @@ def verdicts_table(ledger: pd.DataFrame) -> pd.DataFrame:
     for quantity, some in [*ledger.groupby(ledger["quantity"].str.replace("_", " ")), ("all", ledger)]:
         none, met, of = "none" if quantity == "all" else "", agree(some).groupby(some["kind"]).sum(), kinds(some)
         told = {rule: f"{met[kind]} of {of[kind]}" if of[kind] else none for kind, rule in RULES.items()}
-        rows[quantity] = told | {numbers.NOTHING: of[numbers.NOTHING], "rows": len(some)}
+        rows[quantity] = {numbers.NOTHING: of[numbers.NOTHING], "rows": len(some)} | told
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
 
 
@@ -192,9 +192,15 @@ def ledger_table(ledger: pd.DataFrame) -> pd.DataFrame:
     ]
     undecided = held["verdict"] == numbers.MISSING
     rule = held["tolerance"] + ": " + agree(held).map({True: "met", False: "not met"}).mask(undecided, "undecided")
-    shown = pd.DataFrame({"model": _names(held), "ours": ours, "published": _published(held)}, held.index)
-    shown = shown.assign(quantity=_quantities(held), text=texts, rule=rule)
-    return shown.assign(**{"what differs": held["reason"]}).set_index("model")
+    shown = pd.DataFrame({"quantity": _quantities(held), "ours": ours, "published": _published(held)}, held.index)
+    shown = shown.assign(text=texts, rule=rule, model=_names(held)).assign(**{"what differs": held["reason"]})
+    # What is the same in every row is for the caption.
+    return shown.set_index("quantity").drop(columns=[name for name in ("model", "what differs") if alike(shown[name])])
+
+
+def alike(values: pd.Series) -> bool:
+    """Whether there are several, all the same."""
+    return len(values) > 1 and len(set(values)) == 1
 
 
 def unmeasured_table(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -292,6 +298,9 @@ def show_beside(page: Page) -> Exhibit:
         "reproduction.** Ours: mean, n passages; published: mean ± sample standard deviation. Our recipes: "
         f"{'; '.join(recipes)}."
     )
+    held = beside[beside["ours_n"] > 0]
+    caption += f" Published of {_names(held).iloc[0]}." if alike(_names(held)) else ""
+    caption += f" What differs: {held['reason'].iloc[0]}." if alike(held["reason"]) else ""
     return Exhibit(caption, ledger_table(beside))
 
 

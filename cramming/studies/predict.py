@@ -429,14 +429,14 @@ def show_answer(page: Page) -> Answer:
     """How far one forward pass tells what a cram comes to."""
     mean, full, own = page.summaries["horizon"].loc[[MEAN, ALL, OWN]].itertuples()
     clear = full.low > 0 or full.high < 0
-    verdict = "Hardly better" if not clear else "Somewhat better" if full.low > 0 else "Worse"
+    verdict = "Hardly better" if not clear else "Better" if full.low > 0 else "Worse"
     return Answer(
         page.setting,
         "Does one reading of a text tell how far it will get?",
         f"{verdict} than the plain mean: one forward pass predicts the horizon to within **{full.error:.1f} tokens** "
         f"on average, the mean of the other passages to within {mean.error:.1f}, a gain of {full.better:+.2f} (95 % "
         f"interval {full.low:+.2f} to {full.high:+.2f}{'' if clear else ', which includes 0'}); knowing only the kind "
-        f"of text, to within {own.error:.1f}.",
+        f"of text, to within {own.error:.1f}; between the two {page.own_over_features}.",
         rests=f"{words.counted(page.crams)} passages, {words.budgets(page.crams)} each, told one by one from others",
         sure="holds here only" if clear else "open",
         why=f"{'' if clear else 'no gain is shown, with '}one small model, one recipe and one budget",

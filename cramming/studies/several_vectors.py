@@ -219,7 +219,7 @@ def summary_figure(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `cramming.studies.several_vectors.summary`.
     """
-    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 8))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 8.2), gridspec_kw={"hspace": 0.06})
     styles = ((COLOURS[2], "^", "-."), (COLOURS[1], "s", "--"), (COLOURS[3], "D", ":"))
     said, ours = (frame.loc[frame["here"] == here, "model"].unique() for here in (False, True))
     drawn = dict(zip(said, styles, strict=False)) | dict.fromkeys(ours, (COLOURS[0], "o", "-"))

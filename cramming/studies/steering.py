@@ -626,8 +626,15 @@ def written_examples(frame: pd.DataFrame, passages: Collection[str]) -> pd.DataF
         passages: Which.
     """
     some = frame[frame["passage"].isin(passages)]
-    shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(repr))
+    shown = some.assign(behind=some["writer"].map(WRITERS), wrote=some["wrote"].map(_on_one_line))
     return shown.set_index(["passage", "behind"])[["wrote"]]
+
+
+def _on_one_line(text: str) -> str:
+    """Text with marks where it would break off: ⏎ for a line's end, an open box for a space at either end."""
+    inside = text.strip(" ")
+    before, after = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if inside else 0
+    return "␣" * before + " ".join(inside.replace("\n", " ⏎ ").split()) + "␣" * after
 
 
 def cloze_table(frame: pd.DataFrame) -> pd.DataFrame:
