@@ -369,3 +369,18 @@ def test_rows_and_plan_of_a_page_are_among_what_it_hangs_on(root, smoke_store, m
             row = row | ({"cpu_seconds": 99.0} if row["key"] == key else {})
             copy.add({name: row[name] for name in SCHEMA.names}, vectors[row["key"]])
         assert (digest() == first) is same
+
+
+def test_a_machine_more_that_was_measured_leaves_all_pages_but_its_own(root):
+    notebook, data = new_notebook(cells=[new_code_cell("1")]), root / "data" / "benchmarks" / "device"
+    data.mkdir(parents=True)
+
+    def digests() -> list[str]:
+        return [inputs.digest(root, f"notebooks/{page}.ipynb", notebook, {}) for page in ("page", "scale")]
+
+    page, scale = digests()
+    (data / "step-float32.parquet").write_bytes(b"1")
+    assert digests()[0] == page
+    assert digests()[1] != scale
+    (data.parent / "step_cost.parquet").write_bytes(b"1")
+    assert digests()[0] != page

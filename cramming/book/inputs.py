@@ -31,6 +31,8 @@ DECIDING = (
     "zstandard",
 )
 DATA = ("data/paper", "data/texts", "data/benchmarks", "data/estimates")
+# Of them, what one page alone shows: a machine more that was measured leaves the other pages as they are.
+OF_ONE_PAGE = {"data/benchmarks/device": "scale"}
 # Of a stored row, what tells one run from the same run made anew.
 _ROW = ["key", "length", "exact", "margin", "steps", "token_passes", "cpu_seconds", "device", "versions"]
 
@@ -55,7 +57,7 @@ def digest(root: Path, name: str, notebook: NotebookNode, parameters: Mapping[st
     parts += [(path.as_posix(), _code((root / path).read_text(encoding="utf-8"))) for path in modules(root, cells)]
     parts += [_plan(value, Path(name).stem) for value in values]
     parts += [_rows(root / "data" / "results" / store, tuple(keys)) for store, keys in sorted(shown.runs.items())]
-    parts += [_folder(root, data) for data in DATA] + [_packages(root / "requirements.lock")]
+    parts += [_folder(root, data, Path(name).stem) for data in DATA] + [_packages(root / "requirements.lock")]
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()
 
 
@@ -123,9 +125,11 @@ def _store(folder: Path, shards: tuple[tuple[str, int], ...]) -> pd.DataFrame:
     return Store(folder).frame()[_ROW]
 
 
-def _folder(root: Path, folder: str) -> list[tuple[str, str]]:
+def _folder(root: Path, folder: str, page: str) -> list[tuple[str, str]]:
+    others = tuple(f"{own}/" for own, reader in OF_ONE_PAGE.items() if reader != page)
     files = [path for path in sorted((root / folder).rglob("*")) if path.is_file() and path.suffix != ".md"]
-    return [(path.relative_to(root).as_posix(), _sha(path)) for path in files]
+    names = {path.relative_to(root).as_posix(): path for path in files}
+    return [(name, _sha(path)) for name, path in names.items() if not name.startswith(others)]
 
 
 def _sha(path: Path) -> str:
