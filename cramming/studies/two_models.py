@@ -352,7 +352,7 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
         columns[model.name] = {
             "numbers of a vector": f"{facts['width']:,}",
             "vocabulary, tokens": f"{facts['vocab_size']:,}",
-            "bits a token without mem": words.spread(*_bits_a_token(runs), 2),
+            "bits a token, no mem, no start token": words.spread(*_bits_a_token(runs), 2),
             f"exact tokens within {model.budget:,} token passes": words.spread(
                 runs["exact_tokens"].mean(), runs["exact_tokens"].std()
             ),
@@ -360,7 +360,7 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
             if known is None
             else words.spread(known["horizon_tokens_mean"], known["horizon_tokens_std"]),
             "exact tokens at the end of the run": words.spread(runs["length"].mean(), runs["length"].std()),
-            "information gain there, bits": words.spread(bits.mean(), bits.std(), 0),
+            "information gain over that, bits": words.spread(bits.mean(), bits.std(), 0),
             "of it for each number, bits": words.mean(bits / facts["width"], 2),
             "of the 16-bit bound, tokens": f"{runs['length'].mean() / bound:.1%}",
             "smallest margin, logits": f"{runs['margin'].min():.2g}",
@@ -435,6 +435,7 @@ _SHORT = {
 def show_answer(page: Page) -> Answer:
     """How many findings hold on both models, and which model holds more."""
     frame, (first, *_) = page.findings, page.models
+    of, both = frame["claim"].nunique(), _count(frame, "both")
     held = words.listed(
         [
             f"{words.spread(exact.mean(), exact.std(), 0)} tokens on {model.name}"
@@ -445,9 +446,8 @@ def show_answer(page: Page) -> Answer:
     return Answer(
         page.setting,
         "Is it true of one model only?",
-        f"**Of {frame['claim'].nunique()} findings measured on two models, {_count(frame, 'both')} hold on both.** "
-        f"One vector gives back {held}: exact tokens within {page.budget:,} token passes, no constant of the recipe tuned "
-        "on the second.",
+        f"**Of {of} findings measured on two models, {both} hold on both**, and within {page.budget:,} token passes "
+        f"one vector gives back {held}, with no constant of the recipe tuned on the second.",
         rests=f"{len(first.horizons)} passages of novels, the same for both, and {first.seeds['passage'].nunique()} "
         f"passages of {words.spelled(first.seeds['length'])} tokens from {first.seeds['seed'].nunique()} seeds and in "
         f"{len(first.arms)} settings",
