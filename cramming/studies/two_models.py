@@ -396,7 +396,7 @@ def tokens_against_passes_figure(models: list[Model]) -> Figure:
                           label="published, progressive")  # fmt: skip
     axis.set(xlabel="token passes spent on a passage", ylabel="exact tokens", xlim=(0, None), ylim=(0, None))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.legend(loc="upper left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     setattr(figure, DRAWN, {"mean": lines})
     return figure
 
