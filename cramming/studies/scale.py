@@ -836,7 +836,9 @@ def machines_table(frame: pd.DataFrame, utilisation: tuple[float, float]) -> pd.
             "its share of a matrix product's rate": f"{row.share:.0%}",
             "one run three times, bit for bit": {True: "alike", False: "not alike"}.get(row.alike, "nan"),
             "peak memory over the formula": f"{row.over:.2f}",
-            "exact tokens, and the store's by its trace, up to a block too few": f"{row.horizon:.1f}, {row.stored:.1f} (n = {row.pairs:.0f})",
+            "exact tokens, and the store's by its trace, up to a block too few": (
+                f"{row.horizon:.1f}, {row.stored:.1f} (n = {row.pairs:.0f})"
+            ),
         }
         said = {name: "not measured" if "nan" in text else text for name, text in known.items()}
         columns[f"{row.device}, {row.dtype}"] = said
