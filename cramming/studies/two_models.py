@@ -371,8 +371,9 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
 
 def _bits_a_token(runs: pd.DataFrame) -> tuple[float, float]:
     """Mean and standard deviation over passages, token 0 left out."""
-    bits = [metrics.nats_to_bits(float(np.mean(nats[1:]))) for nats in runs["token_nats_without"] if len(nats) > 1]
-    return float(np.mean(bits)), float(np.std(bits, ddof=1)) if len(bits) > 1 else np.nan
+    each = [metrics.nats_to_bits(float(np.mean(nats[1:]))) for nats in runs["token_nats_without"] if len(nats) > 1]
+    bits = pd.Series(each, dtype=float)
+    return bits.mean(), bits.std()
 
 
 @styled
