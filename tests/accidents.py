@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from cramming import engine
 from cramming.errors import CrammingError
@@ -212,6 +214,7 @@ def _fork(act: Callable[[], object]) -> int:
     if child := os.fork():
         return child
     status = 1
+    tqdm.set_lock(threading.RLock())  # not the one that all forks share: a killed sibling may hold it for ever
     try:
         act()
         status = 0
