@@ -68,6 +68,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def sweep(monkeypatch, capsys):
     def run(*words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cramming", "sweep", "paper", "--folder", "texts", *map(str, words)])
+        capsys.readouterr()  # what laying out a folder said
         with pytest.raises(SystemExit) as end:
             main()
         return end.value.code or 0, *capsys.readouterr()

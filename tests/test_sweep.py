@@ -518,8 +518,8 @@ def test_plan_of_ones_own(tmp_path):
 
 def test_plan_there_is_none_of():
     fails(
-        "scale 'galaxy' has no plan: use one of architectures, bfloat16, cuts, laptop, paper, smoke, "
-        "smoke-cuts, or the path of a YAML file",
+        "scale 'galaxy' has no plan: use one of architectures, bfloat16, cuts, gemma, laptop, paper, "
+        "smoke, smoke-cuts, smoke-second, or the path of a YAML file",
         load_plan,
         "galaxy",
     )
