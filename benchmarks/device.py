@@ -53,7 +53,7 @@ from cramming.results.plans import Experiment, Plan, key_of, offered
 from cramming.results.rows import circumstances
 from cramming.results.store import Store
 from cramming.results.sweep import sweep
-from cramming.results.traces import exact_curve, stair
+from cramming.results.traces import exact_at, exact_curve
 from cramming.studies import scale
 
 PARTS = ("certify", "step", "repeat", "memory", "cram")
@@ -266,13 +266,12 @@ def beside(run: pd.Series, rows: pd.DataFrame, budget: int) -> dict[str, Any]:
         theirs = Recipe.model_validate_json(row["recipe_json"]).max_token_passes or 0
         if theirs < budget or _besides_budget(row["recipe_json"]) != how:
             continue
-        spent, exact = exact_curve(same.loc[[i]])
-        steps, _ = exact_curve(same.loc[[i]], "steps")
+        (spent, _), (steps, _) = exact_curve(same.loc[[i]]), exact_curve(same.loc[[i]], "steps")
         end = theirs == budget
         return {
             "stored_key": row["key"],
             "stored_budget": theirs,
-            "stored_horizon": int(row["length"] if end else stair(spent, exact, budget)),
+            "stored_horizon": int(row["length"] if end else exact_at(same.loc[[i]], budget)[0]),
             "stored_steps": float(row["steps"] if end else np.interp(budget, spent, steps)),
             "stored_margin": float(row["margin"]) if end else float("nan"),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from cramming.cli import main
 from cramming.engine import Cram, cram
 from cramming.models import TINY_NAMES, FrozenLM, load
 from cramming.recipes import recipe
@@ -102,6 +104,33 @@ def smoke_store(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("smoke") / "results"
     sweep(load_plan("smoke"), model("tiny-llama"), Store(folder), progress=False)
     return folder
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command in this process; its exit status, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cramming", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Runs a command that must fail; the one line it says."""
+
+    def run(*arguments) -> str:
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("cramming: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:

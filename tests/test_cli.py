@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,40 +12,12 @@ import torch
 import yaml
 
 from cramming import engine, models, recipes
-from cramming.cli import main
 from cramming.recipes import Growth, recipe
 from cramming.results.store import Store
 from cramming.studies import predict
 from tests import gemma
 from tests.conftest import contents
 from tests.test_predict import runs as known_runs
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Runs a command in this process; its exit status, stdout and stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cramming", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail; the one line it says."""
-
-    def run(*arguments) -> str:
-        code, out, err = cli(*arguments)
-        assert (code, out) == (2, "")
-        assert err.startswith("cramming: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cramming import models
-from cramming.cli import main
 from cramming.errors import CrammingError
 from cramming.models import build_tiny, load
 from cramming.results import plans
@@ -65,13 +63,10 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def sweep(monkeypatch, capsys):
+def sweep(cli, capsys):
     def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cramming", "sweep", "paper", "--folder", "texts", *map(str, words)])
         capsys.readouterr()  # what laying out a folder said
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
+        return cli("sweep", "paper", "--folder", "texts", *words)
 
     return run
 

@@ -513,21 +513,8 @@ MACHINE_PARTS: dict[str, Callable[[pd.DataFrame], dict[str, Any]]] = {
     "cram": _crammed_row,
 }
 MACHINE_COLUMNS = (
-    *(
-        "device",
-        "dtype",
-        "driver",
-        "model",
-        "certified",
-        "still",
-        "moved",
-        "moved_most",
-        "rate",
-        "share",
-        "passages",
-        "tokens",
-    ),
-    *("alike", "over", "pairs", "horizon", "stored", "budget"),
+    *("device", "dtype", "driver", "model", "certified", "still", "moved", "moved_most", "rate", "share"),
+    *("passages", "tokens", "alike", "over", "pairs", "horizon", "stored", "budget"),
 )
 
 

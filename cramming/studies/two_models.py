@@ -20,7 +20,7 @@ from cramming.results.plans import store_of
 from cramming.results.published import published
 from cramming.results.rows import gains
 from cramming.results.sweep import results
-from cramming.results.traces import exact_at, exact_curve
+from cramming.results.traces import exact_at, exact_curve, stair
 from cramming.sphere import degrees, unit
 from cramming.studies import _words as words
 from cramming.studies._figures import COLOURS, DRAWN, WIDTH, styled
@@ -59,6 +59,7 @@ class Finding(NamedTuple):
     null: float
     above: bool  # whether the claim is that it is above null, or below
     digits: int = 2
+    label: str = ""  # of its row, where a figure shows it
 
 
 class Model:
@@ -71,7 +72,8 @@ class Model:
         budget: Token passes at which horizons are counted.
 
     Attributes:
-        horizons: Rows of kind horizon by our recipe, with bits, and exact (tokens within the budget).
+        horizons: Rows of kind horizon by our recipe, with bits, exact_tokens (within the budget) and bits_a_token (of
+            the passage up to its horizon without mem, token 0 left out; NaN where nothing else is held).
         seeds: Rows of kind cram by `best`, of the same passages from several seeds.
         arms: Of each of `ARMS` that was run: tokens right of 16 after 100 steps, by passage.
     """
@@ -79,7 +81,10 @@ class Model:
     def __init__(self, name: str, rows: pd.DataFrame, vectors: Mapping[str, torch.Tensor], budget: int) -> None:
         self.name, self.vectors, self.budget = name, vectors, budget
         runs = gains(rows).query("recipe == 'horizon'")
-        self.horizons = runs.assign(exact_tokens=exact_at(runs, budget)).set_index("passage", drop=False)
+        plain = [float(np.mean(nats[1:])) if len(nats) > 1 else np.nan for nats in runs["token_nats_without"]]
+        self.horizons = runs.assign(
+            exact_tokens=exact_at(runs, budget), bits_a_token=[metrics.nats_to_bits(nats) for nats in plain]
+        ).set_index("passage", drop=False)
         crams = rows[(rows["kind"] == "cram") & (rows["recipe"] == "best")]
         how = [Recipe.model_validate_json(text) for text in crams["recipe_json"]]
         self.seeds = crams[[recipe.focus > 1 for recipe in how]]
@@ -181,10 +186,9 @@ def first_tokens(model: Model) -> Measured | None:
 def slope(model: Model) -> Measured | None:
     """Slope of exact tokens on bits a token of the passage without mem, both as logarithms."""
     runs = model.horizons.query("exact_tokens > 1")
-    bits = [metrics.nats_to_bits(float(np.mean(nats[1:]))) for nats in runs["token_nats_without"]]
     if len(runs) < 3:
         return None
-    fit = metrics.power_law(pd.Series(bits), runs["exact_tokens"].reset_index(drop=True))
+    fit = metrics.power_law(runs["bits_a_token"], runs["exact_tokens"])
     return Measured(fit["exponent"], fit["low"], fit["high"], int(fit["n"]))
 
 
@@ -223,15 +227,15 @@ def seeds_over_passages(model: Model) -> Measured | None:
     return Measured(float(ratio(places)), low, high, len(steps))
 
 
-def more_right(arm: str, than: str) -> Callable[[Model], Measured | None]:
-    """Tokens right of 16 after 100 steps by one of `ARMS`, less those by another, passage by passage."""
+def _by_arms(claim: str, label: str, other: str) -> Finding:
+    """That the sphere has more tokens right of 16 after 100 steps than another of `ARMS`, passage by passage."""
 
     def measure(model: Model) -> Measured | None:
-        if not {arm, than} <= model.arms.keys():
+        if not {"sphere", other} <= model.arms.keys():
             return None
-        return _mean((model.arms[arm] - model.arms[than]).dropna())
+        return _mean((model.arms["sphere"] - model.arms[other]).dropna())
 
-    return measure
+    return Finding(claim, OF_16, measure, 0, True, 1, label)
 
 
 FINDINGS = (
@@ -275,25 +279,15 @@ FINDINGS = (
         "spread of log steps, ratio",
         seeds_over_passages, 1, True,
     ),
-    Finding(
+    _by_arms(
         "A long vector is found sooner: S = 1,000 has more tokens right after 100 steps than S = 1",
-        OF_16,
-        more_right("sphere", "short"), 0, True, 1,
+        "S = 1,000 less S = 1",
+        "short",
     ),
-    Finding(
-        "Large steps on the sphere pay: a rate of 0.2 has more right than 0.05",
-        OF_16,
-        more_right("sphere", "slow"), 0, True, 1,
-    ),
-    Finding(
-        "The sphere has more right than the published setting",
-        OF_16,
-        more_right("sphere", "published"), 0, True, 1,
-    ),
-    Finding(
-        "The sphere has more right than a free vector as long, at a rate in proportion",
-        OF_16,
-        more_right("sphere", "free"), 0, True, 1,
+    _by_arms("Large steps on the sphere pay: a rate of 0.2 has more right than 0.05", "rate 0.2 less 0.05", "slow"),
+    _by_arms("The sphere has more right than the published setting", "less published\nsetting", "published"),
+    _by_arms(
+        "The sphere has more right than a free vector as long, at a rate in proportion", "less free,\nas long", "free"
     ),
 )  # fmt: skip
 
@@ -352,7 +346,9 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
         columns[model.name] = {
             "numbers of a vector": f"{facts['width']:,}",
             "vocabulary, tokens": f"{facts['vocab_size']:,}",
-            "bits a token, no mem, no start token": words.spread(*_bits_a_token(runs), 2),
+            "bits a token, no mem, no start token": words.spread(
+                runs["bits_a_token"].mean(), runs["bits_a_token"].std(), 2
+            ),
             f"exact tokens within {model.budget:,} token passes": words.spread(
                 runs["exact_tokens"].mean(), runs["exact_tokens"].std()
             ),
@@ -369,13 +365,6 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis(" ")
 
 
-def _bits_a_token(runs: pd.DataFrame) -> tuple[float, float]:
-    """Mean and standard deviation over passages, token 0 left out."""
-    each = [metrics.nats_to_bits(float(np.mean(nats[1:]))) for nats in runs["token_nats_without"] if len(nats) > 1]
-    bits = pd.Series(each, dtype=float)
-    return bits.mean(), bits.std()
-
-
 @styled
 def tokens_against_passes_figure(models: list[Model]) -> Figure:
     """Exact tokens against token passes: one thin line a passage, the mean of each model in bold, and at the right
@@ -384,12 +373,12 @@ def tokens_against_passes_figure(models: list[Model]) -> Figure:
     lines = {}
     for model, colour, style, mark in zip(models, COLOURS, ("-", "--"), ("o", "s"), strict=False):
         grid = np.linspace(0, model.budget, 200)
-        each = [exact_at(model.horizons, passes) for passes in grid]
-        for line in np.transpose(each):
+        each = [stair(*exact_curve(model.horizons.iloc[[i]]), grid) for i in range(len(model.horizons))]
+        for line in each:
             axis.plot(grid, line, color=colour, alpha=0.22, linewidth=0.8)
         label = f"{model.name} (n = {len(model.horizons)})"
-        axis.plot(grid, np.mean(each, axis=1), style, color=colour, linewidth=2.6, label=label)
-        lines[model.name] = pd.DataFrame({"token_passes": grid, "tokens": np.mean(each, axis=1)})
+        axis.plot(grid, np.mean(each, axis=0), style, color=colour, linewidth=2.6, label=label)
+        lines[model.name] = pd.DataFrame({"token_passes": grid, "tokens": np.mean(each, axis=0)})
         if model.known is not None:
             mean, sd = model.known["horizon_tokens_mean"], model.known["horizon_tokens_std"]
             place = model.budget * (1.04 if model is models[0] else 1.08)
@@ -406,7 +395,7 @@ def tokens_against_passes_figure(models: list[Model]) -> Figure:
 def findings_figure(frame: pd.DataFrame) -> Figure:
     """Tokens right of 16 after 100 steps of each arm less another, both models: marks with their intervals."""
     some = frame[frame["what"] == OF_16]
-    claims = list(dict.fromkeys(some["claim"]))
+    claims, labels = list(dict.fromkeys(some["claim"])), {one.claim: one.label for one in FINDINGS}
     figure, axis = plt.subplots(figsize=(WIDTH, 1.3 + 0.75 * len(claims)))
     for i, (name, rows) in enumerate(some.groupby("model", sort=False)):
         at = [claims.index(claim) + (i - 0.5) * 0.3 for claim in rows["claim"]]
@@ -415,19 +404,9 @@ def findings_figure(frame: pd.DataFrame) -> Figure:
                       label=str(name))  # fmt: skip
     axis.axvline(0, color="#888888", linewidth=1)
     axis.set(xlabel="tokens right of 16, difference", ylim=(len(claims) - 0.4, -0.6))
-    axis.set_yticks(range(len(claims)), [_SHORT.get(claim, claim) for claim in claims])
+    axis.set_yticks(range(len(claims)), [labels[claim] for claim in claims])
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
-
-
-_SHORT = {
-    one.claim: label
-    for one, label in zip(
-        FINDINGS[-4:],
-        ("S = 1,000 less S = 1", "rate 0.2 less 0.05", "less published\nsetting", "less free,\nas long"),
-        strict=True,
-    )
-}
 
 
 # What the page says of it
