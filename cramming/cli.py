@@ -185,17 +185,28 @@ def estimate(
 def check(
     scale: Annotated[str, typer.Argument(help="smoke, laptop, paper, or the path of a plan in YAML")] = "laptop",
     store: Annotated[Path | None, _STORE] = None,
+    vector: Annotated[Path | None, typer.Option(help="a file that the page that crams wrote, instead")] = None,
 ) -> None:
     """Decode every stored vector again and hold the result against what its row claims.
 
-    Ends with status 1 if a row that claims to be exact is not.
+    Ends with status 1 if a row that claims to be exact is not. With --vector, decode the vector of one file.
 
     Example: cramming check
     """
-    from cramming.results.check import recheck
+    from cramming.results.check import read_kept, recheck, recheck_kept
     from cramming.results.plans import store_of
     from cramming.results.store import Store
 
+    if vector is not None:
+        kept = read_kept(vector)
+        held = recheck_kept(kept)
+        print(
+            f"{vector}: {'exact' if held.exact else 'not exact'}, {held.greedy_correct} of {held.length} tokens "
+            f"decode from {kept.mem.numel():,} numbers, margin {held.margin:.3f} logits, {kept.model}"
+        )
+        if not held.exact:
+            raise typer.Exit(1)
+        return
     target = Store(store) if store else store_of(scale)
     if not target.root.is_dir():
         raise CrammingError(f"store {target.root} does not exist: name the folder of a sweep's results")
@@ -246,8 +257,9 @@ def export(
     ] = None,
     parts: Annotated[int, typer.Option(min=1, help="with --folder, MB of a part at most")] = 60,
     join: Annotated[Path | None, typer.Option(help="put together the parts that lie in this folder")] = None,
+    gradient: Annotated[bool, typer.Option("--gradient", help="the graph of a step of cramming instead")] = False,
 ) -> None:
-    """Write a Llama as ONNX, for the page of the book that decodes in the browser.
+    """Write a Llama as ONNX, for the pages of the book that compute in the browser.
 
     With --folder, write any model in parts, for a machine without a network; there, --join puts them together.
 
@@ -267,7 +279,7 @@ def export(
     from cramming import models
     from cramming.book import export
 
-    size = export.write(models.load(model, device="cpu"), out)
+    size = export.write(models.load(model, device="cpu"), out, gradient=gradient)
     print(f"{out}: {size / 1e6:.1f} MB")
 
 

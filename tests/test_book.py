@@ -287,12 +287,12 @@ def test_the_stage_mirrors_the_repository(root, monkeypatch):
 
 def test_the_archive_holds_no_weights(tmp_path):
     """They take a web server, and an archive is read without one."""
-    for name in ("index.html", "_static/decode/decode.js", "_static/decode/weights/00.bin"):
+    for name in ("index.html", "_static/browser/decode.js", "_static/decode/weights/00.bin"):
         (tmp_path / "_site" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "_site" / name).touch()
     with zipfile.ZipFile(build.archive(tmp_path, tmp_path / "book.zip")) as file:
         found = {name.removeprefix("cramming-book/") for name in file.namelist() if not name.endswith("/")}
-    assert found == {"index.html", "_static/decode/decode.js"}
+    assert found == {"index.html", "_static/browser/decode.js"}
 
 
 @pytest.mark.slow

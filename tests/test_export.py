@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cramming import cli
-from cramming.book import export
+from cramming.book import export, graph
 from cramming.decode import exact_prefix, greedy, teacher_forced
+from cramming.engine import score
 from cramming.errors import CrammingError
+from cramming.recipes import RECIPES, Recipe
 from cramming.results.store import Store
 from cramming.rounding import quantise
 from tests.conftest import model
@@ -28,7 +30,7 @@ from tests.conftest import model
 def session(lm) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    blob = export.to_onnx(lm).SerializeToString()
+    blob = graph.to_onnx(lm).SerializeToString()
     return onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
 
 
@@ -60,21 +62,21 @@ def on_eight_bits(seed: int, rows: int = 3, width: int = 64) -> np.ndarray:
 @given(seed=st.integers(0, 10**6))
 def test_a_grid_is_found_again_to_the_bit(seed):
     for weight, kind in ((on_four_bits(seed), np.uint8), (on_eight_bits(seed), np.int8)):
-        grid = export.to_grid(weight)
+        grid = graph.to_grid(weight)
         assert grid is not None
         assert grid["codes"].dtype == kind
-        assert np.array_equal(export.from_grid(grid), weight)
+        assert np.array_equal(graph.from_grid(grid), weight)
         nudged = weight.copy()
         nudged[1, 40] = np.nextafter(weight[1, 40], np.float32(1))
-        again = export.to_grid(nudged)
-        assert again is None or np.array_equal(export.from_grid(again), nudged)
+        again = graph.to_grid(nudged)
+        assert again is None or np.array_equal(graph.from_grid(again), nudged)
 
 
 def test_what_lies_on_no_grid_stays_as_it_is():
     weight = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
-    assert export.to_grid(weight) is None
-    assert export.to_grid(on_four_bits(0)[:, :48]) is None  # no whole number of blocks
-    assert export.to_grid(np.zeros((2, 32), np.float32)) is not None
+    assert graph.to_grid(weight) is None
+    assert graph.to_grid(on_four_bits(0)[:, :48]) is None  # no whole number of blocks
+    assert graph.to_grid(np.zeros((2, 32), np.float32)) is not None
 
 
 def test_the_graph_gives_the_models_logits_at_once_and_token_by_token(tiny_llama, prose):
@@ -110,25 +112,87 @@ def test_weights_on_a_grid_are_stored_small_and_used_exactly(tiny_llama):
     expected = lm.model(inputs_embeds=embeds[None]).logits[0].detach().numpy()
     found, _ = step(session(lm), lm, mem, [7, 9])
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
-    assert export.to_onnx(lm).ByteSize() < export.to_onnx(tiny_llama).ByteSize() / 2
+    assert graph.to_onnx(lm).ByteSize() < graph.to_onnx(tiny_llama).ByteSize() / 2
+
+
+def gradient_session(lm, file: bytes | None = None) -> onnxruntime.InferenceSession:
+    """Of the graph that `cramming export --gradient` writes, or of its bare graph with the weights of another file."""
+    return onnxruntime.InferenceSession(file or graph.to_gradient(lm).SerializeToString())
+
+
+def one_step(run, mem, ids, weights, temperature):
+    """Nats, gaps, likeliest and the gradient."""
+    feeds = {"mem": mem.numpy(), "ids": np.array(ids), "weights": weights.numpy()}
+    return run.run(None, feeds | {"temperature": np.array(temperature, np.float32)})
+
+
+@pytest.mark.parametrize("change", [lambda lm: lm, coarse])
+def test_the_gradient_graph_says_what_the_engine_finds(tiny_llama, prose, change):
+    lm, draw = change(tiny_llama), torch.Generator().manual_seed(0)
+    run = gradient_session(lm)
+    for k, temperature, n in ((1, 1.0, 1), (1, 0.25, 7), (2, 0.5, 12), (3, 1.0, 5)):
+        ids, mem = list(prose[1].token_ids[:n]), torch.randn(k, lm.width, generator=draw)
+        weights = torch.rand(n, generator=draw) + 0.1
+        weights /= weights.sum()
+        seen = mem[None].clone().requires_grad_(True)
+        loss, nats, gaps = score(lm, seen, torch.tensor([ids]), weights[None], temperature=temperature)
+        (gradient,) = torch.autograd.grad(loss, seen)
+        found = one_step(run, mem, ids, weights, temperature)
+        assert np.linalg.norm(found[3] - gradient[0].numpy()) < 1e-4 * gradient.norm()
+        for one, other in zip(found[:2], (nats[0].detach(), gaps[0]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * float(gaps.abs().max()))
+        assert [int(i) for i in found[2]] == teacher_forced_says(lm, mem, ids)
+
+
+def teacher_forced_says(lm, mem, ids):
+    """The likeliest token in each place, given the true ones before."""
+    embeds = torch.cat([mem, lm.model.get_input_embeddings()(torch.tensor(ids))])
+    logits = lm.model(inputs_embeds=embeds[None]).logits[0]
+    return logits[len(mem) - 1 : -1].argmax(1).tolist()
+
+
+@pytest.mark.parametrize("change", [lambda lm: lm, coarse])
+def test_the_gradient_graph_takes_its_weights_from_the_file_that_decodes(tiny_llama, change):
+    lm = change(tiny_llama)
+    file = graph.to_onnx(lm).SerializeToString()
+    apart, own = export.taken_apart(file, graph.to_gradient(lm)), export.taken_apart(file)
+    assert sorted(apart["tensors"]) == sorted(own["tensors"])  # nothing is held twice, or for this graph alone
+    mem, ids = torch.randn(1, lm.width, generator=torch.Generator().manual_seed(0)), [3, 1, 4, 1, 5]
+    whole, bare = gradient_session(lm), gradient_session(lm, put_together(file, apart))
+    for one, other in zip(
+        *(one_step(run, mem, ids, torch.full((5,), 0.2), 0.25) for run in (whole, bare)), strict=True
+    ):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("change", [lambda lm: lm, coarse])
 def test_a_file_taken_apart_is_the_same_model(tiny_llama, change):
     """The graph alone, and each tensor from where in the file it is said to be."""
     lm = change(tiny_llama)
-    blob = export.to_onnx(lm).SerializeToString()
+    blob = graph.to_onnx(lm).SerializeToString()
     apart = export.taken_apart(blob)
-    graph = onnx.load_from_string(base64.b64decode(apart["graph"]))
-    outside = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.external_data}
-    assert graph.ByteSize() < len(blob) / 2
-    assert [name for name, *_ in apart["tensors"]] == list(outside)
+    inner = onnx.load_from_string(base64.b64decode(apart["graph"]))
+    assert inner.ByteSize() < len(blob) / 2
+    assert [name for name, *_ in apart["tensors"]] == [
+        one.name for one in inner.graph.initializer if one.external_data
+    ]
+    feeds = {"mem": np.ones((1, lm.width), np.float32), "ids": np.array([7, 9])}
+    feeds |= {"past": np.zeros(export.about(lm)["past"], np.float32)}
+    filled = onnxruntime.InferenceSession(put_together(blob, apart))
+    for one, other in zip(filled.run(None, feeds), session(lm).run(None, feeds), strict=True):
+        assert np.array_equal(one, other)
+
+
+def put_together(file: bytes, apart: dict) -> bytes:
+    """A graph that was taken apart, whole again: each tensor from where in the file it is said to be."""
+    inner = onnx.load_from_string(base64.b64decode(apart["graph"]))
+    outside = {tensor.name: tensor for tensor in inner.graph.initializer if tensor.external_data}
 
     def read(at: int, count: int, kind: str) -> np.ndarray:
-        return np.frombuffer(blob, kind, count, at)
+        return np.frombuffer(file, kind, count, at)
 
     for name, size, codes, scale, least in apart["tensors"]:
-        content = blob[codes : codes + size]
+        content = file[codes : codes + size]
         if scale >= 0:
             shape, blocks = tuple(outside[name].dims), size // 4 // 32
             wide = (shape[0], shape[1] // 32)
@@ -136,17 +200,13 @@ def test_a_file_taken_apart_is_the_same_model(tiny_llama, change):
             if least >= 0:
                 grid["least"] = read(least, blocks, "<f2").reshape(wide)
             kind, each = ("u1", 16) if least >= 0 else ("i1", 32)
-            content = export.from_grid(
+            content = graph.from_grid(
                 grid | {"codes": read(codes, blocks * each, kind).reshape(*wide, each)}
             ).tobytes()
         outside[name].raw_data = content
         outside[name].ClearField("external_data")
         outside[name].ClearField("data_location")
-    feeds = {"mem": np.ones((1, lm.width), np.float32), "ids": np.array([7, 9])}
-    feeds |= {"past": np.zeros(export.about(lm)["past"], np.float32)}
-    filled = onnxruntime.InferenceSession(graph.SerializeToString())
-    for one, other in zip(filled.run(None, feeds), session(lm).run(None, feeds), strict=True):
-        assert np.array_equal(one, other)
+    return inner.SerializeToString()
 
 
 @given(size=st.integers(1, 100))
@@ -234,16 +294,11 @@ def test_the_page_refuses_what_it_cannot_decode(smoke_store, tmp_path, tiny_llam
         export.page_passages(mine, [good["key"]], tiny_llama)
 
 
-def test_a_vocabulary_names_every_token(tiny_llama):
-    names = export.vocabulary(tiny_llama)
-    assert len(names) == tiny_llama.vocab_size
-    assert (names[65], names[256]) == ("A", "<|endoftext|>")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "tiny-opt"], "tiny-opt is opt in float32: export a Llama in float32, such as smollm2-135m"),
+        (["--model", "tiny-opt", "--gradient"], "tiny-opt is opt in float32: export a Llama in float32"),
         (["--model", "tiny-llama", "--out", "/proc/none/model.onnx"], "cannot be written"),
     ],
 )
@@ -253,10 +308,24 @@ def test_what_cannot_be_exported_is_one_line(arguments, message, refused, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_writes_a_file_that_can_be_read(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("more", "inputs"), [([], ["mem", "ids", "past"]), (["--gradient"], ["mem", "ids", "weights", "temperature"])]
+)
+def test_the_command_writes_a_file_that_can_be_read(monkeypatch, tmp_path, capsys, more, inputs):
     out = tmp_path / "there" / "tiny.onnx"
-    monkeypatch.setattr("sys.argv", ["cramming", "export", "--model", "tiny-llama", "--out", str(out)])
+    monkeypatch.setattr("sys.argv", ["cramming", "export", "--model", "tiny-llama", "--out", str(out), *more])
     cli.app(standalone_mode=False)
     assert f"{out.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
-    assert [port.name for port in onnxruntime.InferenceSession(out).get_inputs()] == ["mem", "ids", "past"]
+    assert [port.name for port in onnxruntime.InferenceSession(out).get_inputs()] == inputs
     assert [path.name for path in out.parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_the_page_that_crams_knows_what_its_recipe_took(smoke_store, tmp_path):
+    assert export.search(Store(tmp_path))["took"] is None
+    store = Store(smoke_store)
+    known, rows = export.search(store), store.frame()
+    assert RECIPES[export.LIVE] == Recipe.model_validate(known["recipe"])
+    took = known["took"]
+    like = rows[(rows["recipe"] == export.LIVE) & rows["exact"] & (rows["length"] == took["length"])]
+    assert took["least"] <= took["median"] <= took["most"]
+    assert {took["least"], took["most"]} <= set(like["steps"])

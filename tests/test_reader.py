@@ -88,10 +88,10 @@ def test_a_page_of_prose_opens_with_its_answer_and_ends_with_what_to_remember(na
     remembered(text[text.rindex(":::{") :].strip())
 
 
-def test_the_landing_page_leads_thirteen_questions_to_pages_that_open_with_an_answer():
+def test_the_landing_page_leads_fourteen_questions_to_pages_that_open_with_an_answer():
     asked = (ROOT / "book" / "index.md").read_text().partition("## Ask")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (.+\?) \| \[.+?\]\((.+?)\) \|$", asked, re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     for question, link in rows:
         page = (ROOT / "book" / link).resolve()
         assert page.relative_to(ROOT).with_suffix("").as_posix() in execute.contents(ROOT), question

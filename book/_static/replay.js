@@ -1,6 +1,6 @@
 // Plays each .cramming-replay: a passage appears token by token as its vector is trained. The numbers are in the page as
 // JSON, written by cramming/book/replay.py; nothing is asked for, so that it works on a page opened from a folder.
-// The player is also that of the page which replays a decoding, see decode/decode.js.
+// The player is also that of the page which replays a decoding, see browser/decode.js.
 (() => {
   "use strict";
   let made = 0;

@@ -32,7 +32,7 @@ DECIDING = (
 )
 DATA = ("data/paper", "data/texts", "data/benchmarks", "data/estimates")
 # Of them, what one page alone shows: a machine more that was measured leaves the other pages as they are.
-OF_ONE_PAGE = {"data/benchmarks/device": "scale"}
+OF_ONE_PAGE = {"data/benchmarks/device": "scale", "data/benchmarks/browser": "cram"}
 # Of a stored row, what tells one run from the same run made anew.
 _ROW = ["key", "length", "exact", "margin", "steps", "token_passes", "cpu_seconds", "device", "versions"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +13,18 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+import yaml
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from cramming.book import build
+from cramming.book import build, export
+from cramming.models import load
+from cramming.results.plans import load_plan
+from cramming.results.store import Store
+from cramming.results.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_site"
+STATIC = "book/_static"
 
 
 def lacking(what: str) -> None:
@@ -75,3 +83,72 @@ def page(browser, site):
     )
     yield new
     new.close()
+
+
+@pytest.fixture(scope="session")
+def widgets(tmp_path_factory) -> Path:
+    """A folder with the pages that compute, for a tiny model: their fragments, what the build puts beside them, the
+    weights in parts, and a file of them.
+    """
+    place, plan = tmp_path_factory.mktemp("widgets"), load_plan("smoke")
+    lm = load(plan.models[0], device="cpu")
+    store = Store(place / "data" / "results" / "smoke")
+    again = next(one for one in plan.experiments if one.recipe == export.LIVE and not one.changes)
+    sweep(plan.model_copy(update={"experiments": [plan.experiments[0], again]}), lm, store, progress=False)
+    shutil.copytree(ROOT / STATIC, place / STATIC)
+    runs = store.frame().query("exact")["key"].tolist()
+    (place / export.PAGE).write_text(yaml.safe_dump({"scale": "smoke", "runs": runs}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "PART", 200_000)
+        export.assemble(place, place, weights=True)
+    export.write(lm, place / "model.onnx")
+    (place / "book" / "pages").mkdir()
+    for name in ("decode", "cram"):
+        (fragment,) = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book" / f"{name}.md").read_text(), re.DOTALL)
+        (place / "book" / "pages" / f"{name}.html").write_text(
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Page</title><link rel="icon" href="data:,">'
+            '<link rel="stylesheet" href="../_static/custom.css"><script defer src="../_static/replay.js"></script>'
+            f"{fragment}</html>"
+        )
+    return place
+
+
+@pytest.fixture
+def parts(widgets) -> Path:
+    """The folder of the parts, whatever a test does to them put right again."""
+    there = widgets / STATIC / "browser" / export.WEIGHTS
+    before = {path: path.read_bytes() for path in there.iterdir()}
+    yield there
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def context(browser):
+    new = browser.new_context(reduced_motion="reduce")
+    new.set_default_timeout(120_000)  # a busy machine is no fault of the page
+    yield new
+    new.close()
+
+
+@pytest.fixture
+def served_widgets(widgets):
+    with served(widgets) as address:
+        yield address
+
+
+def opened(context: BrowserContext, address: str) -> Page:
+    """The page; what it asks for is in `asked`, what goes wrong in `faults`."""
+    page = context.new_page()
+    page.asked, page.faults = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
+    page.goto(address)
+    return page
+
+
+def here(page: Page) -> bool:
+    """Whether the page asked nobody but the place that it came from."""
+    own = page.url.split("/book/")[0]
+    return all(url.startswith((own, "data:", "blob:")) for url in page.asked)

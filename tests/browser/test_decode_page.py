@@ -4,93 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
-import yaml
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
-from cramming.book import export
-from cramming.models import load
-from cramming.results.plans import load_plan
-from cramming.results.store import Store
-from cramming.results.sweep import sweep
-from tests.browser.conftest import ROOT, served
+from tests.browser.conftest import here, opened
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=60_000)
-STATIC = "book/_static"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The fragment of the page with what the build puts beside it, parts of the weights too, and a file of them."""
-    place, plan = tmp_path_factory.mktemp("decode"), load_plan("smoke")
-    lm = load(plan.models[0], device="cpu")
-    store = Store(place / "data" / "results" / "smoke")
-    sweep(plan.model_copy(update={"experiments": plan.experiments[:1]}), lm, store, progress=False)
-    shutil.copytree(ROOT / STATIC, place / STATIC)
-    runs = store.frame().query("exact")["key"].tolist()
-    (place / export.PAGE).write_text(yaml.safe_dump({"scale": "smoke", "runs": runs}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "PART", 200_000)
-        export.assemble(place, place, weights=True)
-    export.write(lm, place / "model.onnx")
-    (fragment,) = re.findall(r"```\{raw\} html\n(.*?)```", (ROOT / "book" / "decode.md").read_text(), re.DOTALL)
-    (place / "book" / "pages").mkdir()
-    (place / "book" / "pages" / "decode.html").write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Page</title><link rel="icon" href="data:,">'
-        '<link rel="stylesheet" href="../_static/custom.css"><script defer src="../_static/replay.js"></script>'
-        f"{fragment}</html>"
-    )
-    return place
 
 
 @pytest.fixture
-def parts(folder) -> Path:
-    """The folder of the parts, whatever a test does to them put right again."""
-    there = folder / STATIC / "decode" / export.WEIGHTS
-    before = {path: path.read_bytes() for path in there.iterdir()}
-    yield there
-    for path, content in before.items():
-        path.write_bytes(content)
+def online(served_widgets):
+    return f"{served_widgets}book/pages/decode.html"
 
 
 @pytest.fixture
-def context(browser):
-    new = browser.new_context(reduced_motion="reduce")
-    new.set_default_timeout(120_000)  # a busy machine is no fault of the page
-    yield new
-    new.close()
-
-
-@pytest.fixture
-def online(folder):
-    with served(folder) as address:
-        yield address + "book/pages/decode.html"
-
-
-@pytest.fixture
-def offline(folder):
-    return (folder / "book" / "pages" / "decode.html").as_uri()
-
-
-def opened(context: BrowserContext, address: str) -> Page:
-    """The page; what it asks for is in `asked`, what goes wrong in `faults`."""
-    page = context.new_page()
-    page.asked, page.faults = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
-    page.goto(address)
-    return page
-
-
-def here(page: Page) -> bool:
-    """Whether the page asked nobody but the place that it came from."""
-    own = page.url.split("/book/")[0]
-    return all(url.startswith((own, "data:", "blob:")) for url in page.asked)
+def offline(widgets):
+    return (widgets / "book" / "pages" / "decode.html").as_uri()
 
 
 def asked_parts(page: Page) -> list[str]:
@@ -187,7 +118,7 @@ def test_the_weights_are_fetched_once_and_kept(context, online, parts):
         (lambda path: path.unlink(), "is missing (404): choose a file instead"),
     ],
 )
-def test_a_part_that_is_not_right_is_one_line_and_can_be_fetched_again(context, online, parts, folder, harm, said):
+def test_a_part_that_is_not_right_is_one_line_and_can_be_fetched_again(context, online, parts, widgets, harm, said):
     second = parts / json.loads((parts / "manifest.json").read_text())["parts"][1]["name"]
     whole = second.read_bytes()
     harm(second)
@@ -197,7 +128,7 @@ def test_a_part_that_is_not_right_is_one_line_and_can_be_fetched_again(context, 
     assert page.locator("#decode-run").is_disabled()
     page.locator(".replay-live input").fill("1")
     assert page.locator(".replay-live span.right").count() == 1
-    page.set_input_files("#decode-file", folder / "model.onnx")
+    page.set_input_files("#decode-file", widgets / "model.onnx")
     decodes(page)
     second.write_bytes(whole)
     page.asked.clear()
@@ -237,15 +168,15 @@ def test_without_a_secure_connection_it_says_what_was_not_checked(context, onlin
     decodes(page)
 
 
-def test_a_file_is_taken_in_a_book_opened_from_a_folder(context, offline, folder, tmp_path):
-    page, content = opened(context, offline), (folder / "model.onnx").read_bytes()
+def test_a_file_is_taken_in_a_book_opened_from_a_folder(context, offline, widgets, tmp_path):
+    page, content = opened(context, offline), (widgets / "model.onnx").read_bytes()
     for i, wrong in enumerate((b"nothing", content[::-1])):
         (tmp_path / f"{i}.onnx").write_bytes(wrong)
         page.set_input_files("#decode-file", tmp_path / f"{i}.onnx")
         says(page, "this file does not hold tiny-llama")
         assert page.locator("#decode-run").is_disabled()
         page.evaluate("document.getElementById('decode-status').textContent = ''")
-    page.set_input_files("#decode-file", folder / "model.onnx")
+    page.set_input_files("#decode-file", widgets / "model.onnx")
     says(page, "The weights are here. Press Decode.")
     decodes(page)
     page.fill("#decode-angle", "80")
