@@ -15,10 +15,11 @@ import re
 import statistics
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 import psutil
@@ -44,7 +45,7 @@ ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-
 
 
 @contextlib.contextmanager
-def served(folder: Path, headers: dict[str, str]) -> Iterator[str]:
+def served(folder: Path, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Address of a folder, served from this machine with these headers."""
 
     class Handler(SimpleHTTPRequestHandler):
@@ -136,7 +137,6 @@ def main() -> None:
             rows.append(
                 {
                     "threads": threads,
-                    "sentences": f"{len(passages)} of {given.length} tokens",
                     "steps": spread(list(map(float, steps)), 0),
                     "seconds": spread(seconds, 1),
                     "times a step of PyTorch": f"{sum(seconds) / sum(steps) / torch_step:.1f}",

@@ -21,10 +21,12 @@ from cramming.book import export, graph
 from cramming.decode import exact_prefix, greedy, teacher_forced
 from cramming.engine import score
 from cramming.errors import CrammingError
+from cramming.models import SMOLLM2, load
 from cramming.recipes import RECIPES, Recipe
 from cramming.results.store import Store
 from cramming.rounding import quantise
 from tests.conftest import model
+from tests.steps import real_steps
 
 
 def session(lm) -> onnxruntime.InferenceSession:
@@ -149,6 +151,15 @@ def teacher_forced_says(lm, mem, ids):
     embeds = torch.cat([mem, lm.model.get_input_embeddings()(torch.tensor(ids))])
     logits = lm.model(inputs_embeds=embeds[None]).logits[0]
     return logits[len(mem) - 1 : -1].argmax(1).tolist()
+
+
+@pytest.mark.realmodel
+def test_the_gradient_of_the_real_model_is_as_near_to_the_truth_as_torch_is():
+    lm = load(SMOLLM2, device="cpu")
+    run = gradient_session(lm)
+    for step in real_steps(lm):
+        nats, gaps, _, gradient = one_step(run, step.mem, step.ids, step.weights, 1.0)
+        step.holds_to(nats, gaps, gradient)
 
 
 @pytest.mark.parametrize("change", [lambda lm: lm, coarse])

@@ -159,7 +159,7 @@ def test_it_is_told_how_long_it_may_take_and_can_be_paused(context, online):
         ("   ", "Write a sentence of 3 to 24 tokens."),
         ("ab", "2 tokens: write a little more, 3 at least."),
         ("x" * 30, "30 tokens: take 6 off, 24 at most."),
-        ("word " * 2000, "That are 9,999 characters. A sentence of 3 to 24 tokens fits: shorten it."),
+        ("word " * 2000, "This has 9,999 characters, and a sentence of 3 to 24 tokens fits: shorten it."),
         ("🦊" * 300, "1200 tokens: take 1176 off, 24 at most."),
     ],
 )

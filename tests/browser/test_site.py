@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
-import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 from pypdf import PdfReader
 
+from benchmarks.browser import most_resident
 from cramming.book import build, export
 from cramming.models import SMOLLM2, load
+from cramming.results.check import read_kept, recheck_kept
 from tests.browser.conftest import ROOT, SITE, lacking
+from tests.steps import real_steps
 
 WIDTHS = (390, 768, 1024, 1200, 1440)
 MOST_SHIFT = 0.1  # the contents beside a page unfold as it is read, which counts too
@@ -314,17 +314,6 @@ def test_search_finds_a_word(page, site):
     assert page.faults == []
 
 
-def most_resident() -> float:
-    """Bytes: the peak of what the largest of this process's pages ever held in memory."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error, OSError):
-            if "--type=renderer" in " ".join(process.cmdline()):
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                found.append(1024 * float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
-    return max(found)
-
-
 @pytest.mark.realmodel
 def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     """The book opened by double click, the weights from a file: exact, until the vector is changed."""
@@ -368,6 +357,75 @@ def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     verdict, _ = decoded()
     assert verdict.startswith("First error at token ")
     assert page.locator("#decode-out .wrong").count() > 0
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert faults == []
+    page.close()
+
+
+STEPS = """async (steps) => {
+  for (const name of ["gradient.js", "runtime.js"]) await crammingModel.script(name);
+  const weights = new Uint8Array(await document.getElementById("weights").files[0].arrayBuffer());
+  const ort = await crammingSession.runtime(CRAMMING_RUNTIME, 1), found = [];
+  const session = await crammingSession.open(ort, CRAMMING_GRADIENT, weights);
+  for (const { mem, ids, weights } of steps) {
+    const { nats, gaps, gradient } = await session.run({
+      mem: new ort.Tensor("float32", Float32Array.from(mem), [1, mem.length]),
+      ids: new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [ids.length]),
+      weights: new ort.Tensor("float32", Float32Array.from(weights), [ids.length]),
+      temperature: new ort.Tensor("float32", Float32Array.of(1), []),
+    });
+    found.push([nats, gaps, gradient].map((one) => Array.from(one.data)));
+  }
+  return found;
+}"""
+
+
+@pytest.mark.realmodel
+def test_a_browser_finds_the_gradient_that_torch_finds(browser, tmp_path):
+    if not (SITE / "book" / "cram.html").exists():
+        lacking("no built book in _site: run `make book` first")
+    lm, weights = load(SMOLLM2, device="cpu"), tmp_path / "model.onnx"
+    export.write(lm, weights)
+    page, steps = browser.new_page(), real_steps(lm)
+    page.set_default_timeout(600_000)  # a busy machine is no fault of the page
+    page.goto((SITE / "book" / "cram.html").as_uri())
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<input type=file id=weights>')")
+    page.set_input_files("#weights", weights)
+    fed = [{"mem": one.mem[0].tolist(), "ids": one.ids, "weights": one.weights.tolist()} for one in steps]
+    for one, (nats, gaps, gradient) in zip(steps, page.evaluate(STEPS, fed), strict=True):
+        one.holds_to(np.array(nats), np.array(gaps), np.array(gradient)[None])
+    page.close()
+
+
+@pytest.mark.realmodel
+def test_a_browser_crams_a_sentence_by_itself_and_the_package_certifies_it(browser, tmp_path):
+    """The book opened by double click, the weights from a file; what was found holds outside too."""
+    if not (SITE / "book" / "cram.html").exists():
+        lacking("no built book in _site: run `make book` first")
+    text, weights, kept = "Gulls play chess by candlelight.", tmp_path / "model.onnx", tmp_path / "kept.safetensors"
+    export.write(load(SMOLLM2, device="cpu"), weights)
+    page, asked, faults = browser.new_page(), list[str](), list[str]()
+    page.set_default_timeout(600_000)  # a busy machine is no fault of the page
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
+    page.goto((SITE / "book" / "cram.html").as_uri())
+    page.set_input_files("#cram-file", weights)
+    page.wait_for_selector("#cram-run:enabled")
+    page.fill("#cram-text", text)
+    page.click("#cram-run")
+    page.wait_for_selector("#cram-run:disabled")
+    page.wait_for_selector("#cram-run:enabled")
+    assert page.inner_text("#cram-status").startswith("Exact: ")
+    assert page.inner_text("#cram-said") == text
+    with page.expect_download() as download:
+        page.click("#cram-keep")
+    download.value.save_as(kept)
+    found = read_kept(kept)
+    assert found.token_ids == load(SMOLLM2, device="cpu").tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert recheck_kept(found, device="cpu").exact
+    if sys.platform == "linux":
+        assert most_resident() < 2e9
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert faults == []
     page.close()

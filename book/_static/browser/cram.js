@@ -48,7 +48,7 @@
   async function read() {
     const text = find("text").value.trim(), length = [...text].length, bounds = `${least} to ${most}`;
     if (!text) return { fault: `Write a sentence of ${bounds} tokens.` };
-    if (length > LONGEST) return { fault: `That are ${length.toLocaleString("en")} characters. A sentence of ${bounds} tokens fits: shorten it.` };
+    if (length > LONGEST) return { fault: `This has ${length.toLocaleString("en")} characters, and a sentence of ${bounds} tokens fits: shorten it.` };
     const ids = (await tokenizer()).ids(text), tokens = `${ids.length} token${ids.length === 1 ? "" : "s"}`;
     if (ids.length < least) return { fault: `${tokens}: write a little more, ${least} at least.` };
     if (ids.length > most) return { fault: `${tokens}: take ${ids.length - most} off, ${most} at most.` };
@@ -69,7 +69,7 @@
     const range = took ? [took.least, took.median, took.most] : [0, recipe.max_steps / 2, recipe.max_steps];
     const [low, middle, high] = range.map((steps) => (steps * ms * n) / (took?.length ?? n));
     const known = took ? `${took.n} runs of ${took.length} tokens took ${took.least} to ${took.most} steps` : "nothing is known of other runs";
-    return `A step takes ${seconds(ms)}. ${known}; here that would be ${seconds(low)} to ${seconds(high)}, likeliest about ${seconds(middle)}.`;
+    return `A step takes ${seconds(ms)}. ${known}; here that would be ${seconds(low)} to ${seconds(high)}, most likely about ${seconds(middle)}.`;
   }
 
   /* Two curves against steps: tokens right, of all, and the loss, of its first value. */
