@@ -16,7 +16,7 @@ from cramming.texts import passages
 
 @dataclass
 class RealStep:
-    """A step of cramming on the real model: what is fed, what it comes to in float64, and how far PyTorch is from it."""
+    """A step of cramming on the real model: what is fed, what it comes to in float64, and how near PyTorch is."""
 
     mem: torch.Tensor  # (1, d)
     ids: list[int]

@@ -6,6 +6,7 @@ import base64
 import copy
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from cramming import cli
 from cramming.book import export, graph
@@ -340,3 +342,53 @@ def test_the_page_that_crams_knows_what_its_recipe_took(smoke_store, tmp_path):
     like = rows[(rows["recipe"] == export.LIVE) & rows["exact"] & (rows["length"] == took["length"])]
     assert took["least"] <= took["median"] <= took["most"]
     assert {took["least"], took["most"]} <= set(like["steps"])
+
+
+def kept_file(path, mem, **said):
+    """A file as the page that crams writes it, and what it says."""
+    about = {"model": "tiny-llama", "model_digest": model("tiny-llama").digest, "token_ids": "[1, 2, 3]"} | said
+    save_file({"mem": mem}, path, metadata={name: text for name, text in about.items() if text is not None})
+    return path
+
+
+GOOD = torch.ones(1, 64)
+
+
+@pytest.mark.parametrize(
+    ("mem", "said", "message"),
+    [
+        (GOOD, {"token_ids": None}, r"kept\.safetensors holds no crammed text \(no token_ids in it\)"),
+        (GOOD, {"token_ids": "[1, 2"}, r"holds no crammed text \(Expecting"),
+        (GOOD, {"token_ids": "[]"}, r"token_ids are no list of numbers"),
+        (GOOD, {"token_ids": "[1.5, 2]"}, r"token_ids are no list of numbers"),
+        (GOOD, {"token_ids": "7"}, r"holds no crammed text"),
+        (GOOD, {"token_ids": "[" * 5000}, r"holds no crammed text"),
+        (GOOD, {"token_ids": "[1, 999]"}, r"the file has token ids beyond the model's 257"),
+        (GOOD.double(), {}, r"mem is float64 of shape \(1, 64\)"),
+        (torch.ones(64), {}, r"mem is float32 of shape \(64,\)"),
+        (torch.ones(1, 7), {}, r"the file has a vector of shape \(1, 7\), tiny-llama takes \(1, 64\)"),
+        (torch.full((1, 64), torch.nan), {}, r"not finite"),
+        (GOOD, {"model_digest": "0123"}, r"found for tiny-llama 0123, the model here is .*: fetch the same weights"),
+        (GOOD, {"model": "../elsewhere"}, r"the file names '\.\./elsewhere', a path out of this folder"),
+        (GOOD, {"model": "no-such-model"}, r"no-such-model"),
+    ],
+)
+def test_a_file_that_holds_no_crammed_text_is_one_line(mem, said, message, tmp_path, refused):
+    assert re.search(message, refused("check", "--vector", str(kept_file(tmp_path / "kept.safetensors", mem, **said))))
+
+
+def test_a_vector_that_gives_back_another_text_is_told_and_ends_with_status_1(
+    tmp_path, monkeypatch, capsys, solved_llama
+):
+    ids, path = solved_llama.passage.token_ids, tmp_path / "kept.safetensors"
+    for told, status, said in ((ids, 0, "exact, 4 of 4"), ([*ids[:2], 9, 9], 1, "not exact, 2 of 4")):
+        kept_file(path, solved_llama.mem, token_ids=json.dumps([int(token) for token in told]))
+        monkeypatch.setattr("sys.argv", ["cramming", "check", "--vector", str(path)])
+        assert (cli.app(standalone_mode=False) or 0) == status
+        assert f"{said} tokens decode from 64 numbers, margin" in capsys.readouterr().out
+
+
+def test_what_is_no_file_of_tensors_is_one_line(tmp_path, refused):
+    (tmp_path / "text.safetensors").write_text("nothing of the kind")
+    for name in ("text.safetensors", "absent.safetensors", "."):
+        assert "holds no crammed text" in refused("check", "--vector", str(tmp_path / name))

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from urllib.parse import unquote, urldefrag
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
