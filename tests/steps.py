@@ -26,9 +26,9 @@ class RealStep:
     gradient: np.ndarray  # (1, d)
     torch_error: float  # of its gradient in float32, relative
 
-    def holds_to(self, nats: np.ndarray, gaps: np.ndarray, gradient: np.ndarray) -> None:
-        """All within a relative 1e-4, or as near as PyTorch is in float32 where rounding weighs more."""
-        most = max(1e-4, 2 * self.torch_error)
+    def holds_to(self, nats: np.ndarray, gaps: np.ndarray, gradient: np.ndarray, most: float = 1e-4) -> None:
+        """All as near as that, relatively, or about as near as PyTorch in float32, where rounding weighs more."""
+        most = max(most, 2 * self.torch_error)
         for found, true in ((nats, self.nats), (gaps, self.gaps), (gradient, self.gradient)):
             assert np.linalg.norm(found - true) <= most * np.linalg.norm(true)
 
