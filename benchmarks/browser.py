@@ -20,6 +20,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import pandas as pd
 import psutil
@@ -31,6 +32,7 @@ from cramming.engine import cram
 from cramming.models import FrozenLM, load
 from cramming.paths import BENCHMARKS, root
 from cramming.recipes import RECIPES
+from cramming.results.check import read_kept, recheck_kept
 from cramming.texts import Passage, from_text
 
 SENTENCES = (
@@ -40,7 +42,7 @@ SENTENCES = (
     "In 1847 a clerk in Lisbon sold eleven copies of a map on which half the islands did not exist.",
 )
 LENGTH = 16  # tokens
-PAGE = "book/cram.html"
+PAGE, WEIGHTS = "book/cram.html", "model.onnx"
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 
@@ -74,17 +76,25 @@ def most_resident() -> float:
     return max(found)
 
 
-def visit(
-    browser: Browser, address: str, weights: Path, texts: list[str]
-) -> tuple[int, list[int], list[float], float]:
-    """One visit of the page: its threads; of each text the steps and their seconds; bytes of memory at most."""
+class Visit(NamedTuple):
+    """What a visit of the page came to: of each text its steps, their seconds, and the file with its vector."""
+
+    threads: int
+    steps: list[int]
+    seconds: list[float]
+    kept: list[Path]
+    memory: float  # bytes, at most
+
+
+def visit(browser: Browser, address: str, folder: Path, texts: list[str]) -> Visit:
+    """Cram these texts on the page, with the weights that lie in the folder."""
     page = browser.new_page()
     page.set_default_timeout(1_200_000)
     page.goto(address + PAGE)
     threads = page.evaluate("crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1")
-    page.set_input_files("#cram-file", weights)
+    page.set_input_files("#cram-file", folder / WEIGHTS)
     page.wait_for_selector("#cram-run:enabled")
-    steps, seconds = list[int](), list[float]()
+    steps, seconds, kept = list[int](), list[float](), list[Path]()
     for text in texts:
         page.fill("#cram-text", text)
         page.click("#cram-run")
@@ -96,9 +106,13 @@ def visit(
             raise SystemExit(f"{text!r} was not crammed: {said}")
         steps.append(int(found[1]))
         seconds.append(float(found[2]))
+        with page.expect_download() as download:
+            page.click("#cram-keep")
+        kept.append(folder / f"{threads}-{len(kept)}.safetensors")
+        download.value.save_as(kept[-1])
     most = most_resident()
     page.close()
-    return threads, steps, seconds, most
+    return Visit(threads, steps, seconds, kept, most)
 
 
 def in_torch(lm: FrozenLM, passages: list[Passage]) -> float:
@@ -126,21 +140,22 @@ def main() -> None:
         raise SystemExit("there is no browser or no built book: run make chromium and make book first")
     passages = [from_text(text, lm.tokenizer, length=given.length) for text in SENTENCES[: given.n]]
     rows = []
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
-        weights = Path(folder) / "model.onnx"
-        export.write(lm, weights)
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as play:
+        folder = Path(name)
+        export.write(lm, folder / WEIGHTS)
         for headers in tqdm([{}, ISOLATED], unit="visit"):
             browser = play.chromium.launch(executable_path=found)
             with served(given.site, headers) as address:
-                threads, steps, seconds, most = visit(browser, address, weights, [one.text for one in passages])
-            torch_step = in_torch(lm, passages)
+                seen = visit(browser, address, folder, [one.text for one in passages])
+            certified = [recheck_kept(read_kept(path), device="cpu").exact for path in seen.kept]
             rows.append(
                 {
-                    "threads": threads,
-                    "steps": spread(list(map(float, steps)), 0),
-                    "seconds": spread(seconds, 1),
-                    "times a step of PyTorch": f"{sum(seconds) / sum(steps) / torch_step:.1f}",
-                    "memory": f"{most / 1e9:.1f} GB",
+                    "threads": seen.threads,
+                    "steps": spread(list(map(float, seen.steps)), 0),
+                    "seconds": spread(seen.seconds, 1),
+                    "times a step of PyTorch": f"{sum(seen.seconds) / sum(seen.steps) / in_torch(lm, passages):.1f}",
+                    "certified": f"{sum(certified)} of {len(certified)}",
+                    "memory": f"{seen.memory / 1e9:.1f} GB",
                     "browser": f"Chromium {browser.version.split('.')[0]}",
                 }
             )

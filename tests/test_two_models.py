@@ -93,6 +93,11 @@ def test_the_page_on_two_tiny_models(tmp_path, monkeypatch):
     for model in page.models:
         assert (model.horizons["exact_tokens"] <= model.horizons["length"]).all()
         assert set(model.arms) == {"sphere", "short"}
+    assert [list(model.longer["limit"]) for model in page.models] == [[], [600]]
+    table = study.models_table(page.models, page.results)
+    row = table.loc["exact tokens within 600 token passes"]
+    assert row["tiny-llama"] == "not run"
+    assert row["tiny-gpt_neox"].endswith("n = 1")
     assert 4 <= page.findings["claim"].nunique() <= len(study.FINDINGS)
     assert isinstance(study.tokens_against_passes_figure(page.models), Figure)
     assert isinstance(study.findings_figure(page.findings), Figure)

@@ -60,6 +60,7 @@ class Finding(NamedTuple):
     above: bool  # whether the claim is that it is above null, or below
     digits: int = 2
     label: str = ""  # of its row, where a figure shows it
+    quoted: str = ""  # name under which other pages quote it, where it holds on both models
 
 
 class Model:
@@ -72,8 +73,10 @@ class Model:
         budget: Token passes at which horizons are counted.
 
     Attributes:
-        horizons: Rows of kind horizon by our recipe, with bits, exact_tokens (within the budget) and bits_a_token (of
-            the passage up to its horizon without mem, token 0 left out; NaN where nothing else is held).
+        horizons: Rows of kind horizon by our recipe within the least of its budgets, with bits, exact_tokens (within
+            `budget`) and bits_a_token (of the passage up to its horizon without mem, token 0 left out; NaN where
+            nothing else is held).
+        longer: Length and limit, in token passes, of the runs with more.
         seeds: Rows of kind cram by `best`, of the same passages from several seeds.
         arms: Of each of `ARMS` that was run: tokens right of 16 after 100 steps, by passage.
     """
@@ -81,6 +84,9 @@ class Model:
     def __init__(self, name: str, rows: pd.DataFrame, vectors: Mapping[str, torch.Tensor], budget: int) -> None:
         self.name, self.vectors, self.budget = name, vectors, budget
         runs = gains(rows).query("recipe == 'horizon'")
+        limits = runs["recipe_json"].map(lambda text: Recipe.model_validate_json(text).max_token_passes)
+        self.longer = runs.assign(limit=limits).loc[limits > limits.min(), ["limit", "length"]]
+        runs = runs[limits == limits.min()]
         plain = [float(np.mean(nats[1:])) if len(nats) > 1 else np.nan for nats in runs["token_nats_without"]]
         self.horizons = runs.assign(
             exact_tokens=exact_at(runs, budget), bits_a_token=[metrics.nats_to_bits(nats) for nats in plain]
@@ -227,7 +233,7 @@ def seeds_over_passages(model: Model) -> Measured | None:
     return Measured(float(ratio(places)), low, high, len(steps))
 
 
-def _by_arms(claim: str, label: str, other: str) -> Finding:
+def _by_arms(claim: str, label: str, other: str, quoted: str = "") -> Finding:
     """That the sphere has more tokens right of 16 after 100 steps than another of `ARMS`, passage by passage."""
 
     def measure(model: Model) -> Measured | None:
@@ -235,19 +241,19 @@ def _by_arms(claim: str, label: str, other: str) -> Finding:
             return None
         return _mean((model.arms["sphere"] - model.arms[other]).dropna())
 
-    return Finding(claim, OF_16, measure, 0, True, 1, label)
+    return Finding(claim, OF_16, measure, 0, True, 1, label, quoted)
 
 
 FINDINGS = (
     Finding(
         "Our recipe finds longer exact prefixes than published for progressive cramming",
         "exact tokens over the published mean (PG-19)",
-        over_published, 1, True,
+        over_published, 1, True, 1, quoted="published",
     ),
     Finding(
         "The search ends the horizon, not the vector: the second half of the budget still adds tokens",
         "share added",
-        second_half, 0, True,
+        second_half, 0, True, quoted="late",
     ),
     Finding(
         "Late tokens cost more: the first half of the tokens takes less than half of the budget",
@@ -257,7 +263,7 @@ FINDINGS = (
     Finding(
         "Text that the model predicts badly fits fewer tokens",
         "slope on bits a token, logarithms",
-        slope, 0, False,
+        slope, 0, False, quoted="dense",
     ),
     Finding(
         "16 tokens decode exactly, more than three times in four",
@@ -267,12 +273,12 @@ FINDINGS = (
     Finding(
         "One text has many vectors, far apart: more than 60 degrees between two seeds",
         "degrees",
-        angle, 60, True, 0,
+        angle, 60, True, 0, quoted="angle",
     ),
     Finding(
         "Vectors of one text are more alike than those of two",
         "cosine, difference",
-        more_alike, 0, True,
+        more_alike, 0, True, quoted="alike",
     ),
     Finding(
         "The seed moves the number of steps more than the passage does",
@@ -283,9 +289,12 @@ FINDINGS = (
         "A long vector is found sooner: S = 1,000 has more tokens right after 100 steps than S = 1",
         "S = 1,000 less S = 1",
         "short",
+        "long",
     ),
     _by_arms("Large steps on the sphere pay: a rate of 0.2 has more right than 0.05", "rate 0.2 less 0.05", "slow"),
-    _by_arms("The sphere has more right than the published setting", "less published\nsetting", "published"),
+    _by_arms(
+        "The sphere has more right than the published setting", "less published\nsetting", "published", "setting"
+    ),
     _by_arms(
         "The sphere has more right than a free vector as long, at a rate in proportion", "less free,\nas long", "free"
     ),
@@ -343,6 +352,10 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
         runs, facts = model.horizons, rows[rows["model"] == model.name].iloc[0]
         bound = metrics.theoretical_capacity(facts["width"], facts["vocab_size"])
         known, bits = model.known, runs["bits"]
+        longer = {
+            f"exact tokens within {limit:,} token passes": f"{words.spread(some.mean(), some.std())}, n = {len(some)}"
+            for limit, some in model.longer.groupby("limit")["length"]
+        }
         columns[model.name] = {
             "numbers of a vector": f"{facts['width']:,}",
             "vocabulary, tokens": f"{facts['vocab_size']:,}",
@@ -355,6 +368,7 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
             "published, progressive, PG-19": "none"
             if known is None
             else words.spread(known["horizon_tokens_mean"], known["horizon_tokens_std"]),
+            **longer,
             "exact tokens at the end of the run": words.spread(runs["length"].mean(), runs["length"].std()),
             "information gain over that, bits": words.spread(bits.mean(), bits.std(), 0),
             "of it for each number, bits": words.mean(bits / facts["width"], 2),
@@ -362,7 +376,8 @@ def models_table(models: list[Model], rows: pd.DataFrame) -> pd.DataFrame:
             "smallest margin, logits": f"{runs['margin'].min():.2g}",
             "n": f"{len(runs)}",
         }
-    return pd.DataFrame(columns).rename_axis(" ")
+    order = sorted((list(one) for one in columns.values()), key=len)[-1]  # of who has the most rows
+    return pd.DataFrame(columns).reindex(order).fillna("not run").rename_axis(" ")
 
 
 @styled
@@ -496,6 +511,10 @@ def _count(frame: pd.DataFrame, which: str) -> int:
 
 
 def glue_numbers(page: Page) -> None:
-    """What other pages quote."""
-    frame = page.findings
-    glue(findings_both=str(_count(frame, "both")), findings_measured=str(frame["claim"].nunique()))
+    """What other pages quote: how many findings hold on both models, and of some of these the number on either."""
+    frame, quoted = page.findings, {}
+    for one in FINDINGS:
+        some = frame[frame["claim"] == one.claim].set_index("model")
+        if one.quoted and len(some) and verdict(some["holds"]) == "both":
+            quoted[f"both_{one.quoted}"] = words.listed([f"{value:.{one.digits}f}" for value in some["value"]])
+    glue(findings_both=str(_count(frame, "both")), findings_measured=str(frame["claim"].nunique()), **quoted)

@@ -9,6 +9,7 @@ import zipfile
 from urllib.parse import unquote, urldefrag
 
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -17,6 +18,7 @@ from pypdf import PdfReader
 from benchmarks.browser import most_resident
 from cramming.book import build, export
 from cramming.models import SMOLLM2, load
+from cramming.paths import BENCHMARKS
 from cramming.results.check import read_kept, recheck_kept
 from tests.browser.conftest import ROOT, SITE, lacking
 from tests.steps import real_steps
@@ -430,3 +432,16 @@ def test_a_browser_crams_a_sentence_by_itself_and_the_package_certifies_it(brows
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert faults == []
     page.close()
+
+
+@pytest.mark.realmodel
+def test_the_benchmark_of_the_page_is_one_command(tmp_path):
+    if not (SITE / "book" / "cram.html").exists():
+        lacking("no built book in _site: run `make book` first")
+    out, shipped = tmp_path / "cram.csv", BENCHMARKS / "browser" / "cram.csv"
+    command = ["-m", "benchmarks.browser", "--site", SITE, "--n", "1", "--length", "4", "--out", out]
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
+    mine = pd.read_csv(out)
+    assert list(mine) == list(pd.read_csv(shipped))
+    assert mine["threads"].iloc[0] == 1
+    assert set(mine["certified"]) == {"1 of 1"}
