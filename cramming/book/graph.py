@@ -140,9 +140,7 @@ def to_gradient(lm: FrozenLM) -> onnx.ModelProto:
     share = g("Div", g("Unsqueeze", "weights", g.ints(1)), "temperature")
     softmax = g("Softmax", g("Div", lowered, "temperature"), axis=1)
     gradient = g("ScatterElements", g("Mul", softmax, share), at, g("Neg", share), axis=1, reduction="add")
-    unread = g(
-        "Expand", g.floats(0), g("Concat", first, g.ints(lm.width), axis=0)
-    )  # predictions before that of token 0
+    unread = g("Expand", g.floats(0), g("Concat", first, g.ints(lm.width), axis=0))  # before the first prediction
     gradient = g("Concat", unread, back(gradient), axis=0)
     for back in reversed(backs):
         gradient = back(gradient)
@@ -220,15 +218,16 @@ class _Llama:
 
         def back(dy: str) -> str:
             split = g.ints(self.shared, self.heads // self.shared, -1, self.wide)
-            mixed = g("Reshape", self._apart(out_back(dy), self.heads), split)
-            shares = g("Mul", g("MatMul", mixed, self._across(some_values)), share)
-            scores = g("Sub", shares, g("Mul", share, g("ReduceSum", shares, g.ints(-1), keepdims=1)))
-            scores = g("Mul", scores, g.floats(self.wide**-0.5))
-            query = g("Reshape", g("MatMul", scores, some_keys), g.ints(self.heads, -1, self.wide))
-            key = g("ReduceSum", g("MatMul", self._across(scores), grouped), g.ints(1), keepdims=0)
-            value = g("ReduceSum", g("MatMul", self._across(share), mixed), g.ints(1), keepdims=0)
-            query, key = self._rotated(query, back=True), self._rotated(key, back=True)
-            parts = ((query_back, query), (key_back, key), (value_back, value))
+            dmixed = g("Reshape", self._apart(out_back(dy), self.heads), split)
+            dshare = g("Mul", g("MatMul", dmixed, self._across(some_values)), share)
+            dscores = g("Sub", dshare, g("Mul", share, g("ReduceSum", dshare, g.ints(-1), keepdims=1)))
+            dscores = g("Mul", dscores, g.floats(self.wide**-0.5))
+            dquery = g("Reshape", g("MatMul", dscores, some_keys), g.ints(self.heads, -1, self.wide))
+            # Of a key and a value: summed over the heads that share them.
+            dkey = g("ReduceSum", g("MatMul", self._across(dscores), grouped), g.ints(1), keepdims=0)
+            dvalue = g("ReduceSum", g("MatMul", self._across(share), dmixed), g.ints(1), keepdims=0)
+            dquery, dkey = self._rotated(dquery, back=True), self._rotated(dkey, back=True)
+            parts = ((query_back, dquery), (key_back, dkey), (value_back, dvalue))
             return g("Add", dy, norm_back(g("Sum", *(one(self._together(part)) for one, part in parts))))
 
         return g("Add", x, out), (keys, values), back
@@ -239,15 +238,15 @@ class _Llama:
         h, norm_back = self._norm(x, f"{at}.post_attention_layernorm.weight")
         gate, gate_back = self._linear(h, f"{at}.mlp.gate_proj.weight")
         up, up_back = self._linear(h, f"{at}.mlp.up_proj.weight")
-        open_ = g("Sigmoid", gate)
-        active = g("Mul", gate, open_)
+        opened = g("Sigmoid", gate)
+        active = g("Mul", gate, opened)
         down, down_back = self._linear(g("Mul", active, up), f"{at}.mlp.down_proj.weight")
 
         def back(dy: str) -> str:
-            gated = down_back(dy)
-            slope = g("Add", open_, g("Mul", active, g("Sub", g.floats(1), open_)))
-            dgate = g("Mul", g("Mul", gated, up), slope)
-            dh = g("Add", gate_back(dgate), up_back(g("Mul", gated, active)))
+            dgated = down_back(dy)
+            slope = g("Add", opened, g("Mul", active, g("Sub", g.floats(1), opened)))  # of the SiLU
+            dgate, dup = g("Mul", g("Mul", dgated, up), slope), g("Mul", dgated, active)
+            dh = g("Add", gate_back(dgate), up_back(dup))
             return g("Add", dy, norm_back(dh))
 
         return g("Add", x, down), back
