@@ -131,7 +131,7 @@
     if (!exact) return say(`Right token by token, but said back only ${right} of ${ids.length}: try another seed.`);
     say(`Exact: ${ids.length} of ${ids.length} tokens said back from one vector of ${model.width} numbers, found in ${steps} steps, ${time}.`);
     found.push({ text, ids, seed, mem });
-    kept(mem);
+    kept();
     compared();
   }
 
