@@ -92,7 +92,7 @@
     under = { text, ids, seed, tags, trace: [] };
     find("out").replaceChildren(...tags);
     find("out").hidden = find("curves").hidden = find("now").hidden = false;
-    find("said").hidden = find("keep").hidden = find("pair").hidden = true;
+    find("back").hidden = find("keep").hidden = find("pair").hidden = true;
     find("progress").max = ids.length;
   }
 
@@ -124,7 +124,8 @@
 
   async function saidBack(mem, steps, time) {
     const { text, ids, seed } = under, reader = await tokenizer();
-    find("said").hidden = false;
+    find("said").textContent = "";
+    find("back").hidden = false;
     heard.said = ({ said }) => (find("said").textContent = shown(reader.text(said)));
     const { said } = await call("decode", { mem, n: ids.length });
     const right = said.filter((id, i) => id === ids[i]).length, exact = right === ids.length;
