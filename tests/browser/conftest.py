@@ -114,9 +114,16 @@ def context(browser):
 
 
 @pytest.fixture
-def served_widgets(widgets):
+def online(widgets, request):
+    """Address of the page that a module of tests is about, its `PAGE`, served."""
     with served(widgets) as address:
-        yield address
+        yield f"{address}book/pages/{request.module.PAGE}.html"
+
+
+@pytest.fixture
+def offline(widgets, request):
+    """The same, opened from its folder."""
+    return (widgets / "book" / "pages" / f"{request.module.PAGE}.html").as_uri()
 
 
 def opened(context: BrowserContext, address: str) -> Page:

@@ -20,16 +20,7 @@ from tests.browser.conftest import here, opened
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=60_000)
-
-
-@pytest.fixture
-def online(served_widgets):
-    return f"{served_widgets}book/pages/cram.html"
-
-
-@pytest.fixture
-def offline(widgets):
-    return (widgets / "book" / "pages" / "cram.html").as_uri()
+PAGE = "cram"
 
 
 def says(page: Page, text: str | re.Pattern) -> None:

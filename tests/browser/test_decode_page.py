@@ -12,16 +12,7 @@ from tests.browser.conftest import here, opened
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=60_000)
-
-
-@pytest.fixture
-def online(served_widgets):
-    return f"{served_widgets}book/pages/decode.html"
-
-
-@pytest.fixture
-def offline(widgets):
-    return (widgets / "book" / "pages" / "decode.html").as_uri()
+PAGE = "decode"
 
 
 def asked_parts(page: Page) -> list[str]:

@@ -20,7 +20,7 @@ from cramming.book import build, export
 from cramming.models import SMOLLM2, load
 from cramming.paths import BENCHMARKS
 from cramming.results.check import read_kept, recheck_kept
-from tests.browser.conftest import ROOT, SITE, lacking
+from tests.browser.conftest import ROOT, SITE, lacking, opened
 from tests.steps import real_steps
 
 WIDTHS = (390, 768, 1024, 1200, 1440)
@@ -318,19 +318,15 @@ def test_search_finds_a_word(page, site):
 
 
 @pytest.mark.realmodel
-def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
+def test_a_browser_decodes_a_passage_by_itself_from_files(context, tmp_path):
     """The book opened by double click, the weights from a file: exact, until the vector is changed."""
     if not (SITE / "book" / "decode.html").exists():
         lacking("no built book in _site: run `make book` first")
     weights, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
     export.write(load(SMOLLM2, device="cpu"), weights)
     other.write_bytes(b"nothing")
-    page, asked, faults = browser.new_page(), list[str](), list[str]()
+    page = opened(context, (SITE / "book" / "decode.html").as_uri())
     page.set_default_timeout(600_000)  # a busy machine is no fault of the page
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
-    page.goto((SITE / "book" / "decode.html").as_uri())
     page.wait_for_selector("#decode-replay .replay-live")  # the recording, before there are weights
     said = page.locator("#decode-status")
 
@@ -360,9 +356,8 @@ def test_a_browser_decodes_a_passage_by_itself_from_files(browser, tmp_path):
     verdict, _ = decoded()
     assert verdict.startswith("First error at token ")
     assert page.locator("#decode-out .wrong").count() > 0
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert faults == []
-    page.close()
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert page.faults == []
 
 
 STEPS = """async (steps) => {
@@ -401,18 +396,14 @@ def test_a_browser_finds_the_gradient_that_torch_finds(browser, tmp_path):
 
 
 @pytest.mark.realmodel
-def test_a_browser_crams_a_sentence_by_itself_and_the_package_certifies_it(browser, tmp_path):
+def test_a_browser_crams_a_sentence_by_itself_and_the_package_certifies_it(context, tmp_path):
     """The book opened by double click, the weights from a file; what was found holds outside too."""
     if not (SITE / "book" / "cram.html").exists():
         lacking("no built book in _site: run `make book` first")
     text, weights, kept = "Gulls play chess by candlelight.", tmp_path / "model.onnx", tmp_path / "kept.safetensors"
     export.write(load(SMOLLM2, device="cpu"), weights)
-    page, asked, faults = browser.new_page(), list[str](), list[str]()
+    page = opened(context, (SITE / "book" / "cram.html").as_uri())
     page.set_default_timeout(600_000)  # a busy machine is no fault of the page
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
-    page.goto((SITE / "book" / "cram.html").as_uri())
     page.set_input_files("#cram-file", weights)
     page.wait_for_selector("#cram-run:enabled")
     page.fill("#cram-text", text)
@@ -429,9 +420,8 @@ def test_a_browser_crams_a_sentence_by_itself_and_the_package_certifies_it(brows
     assert recheck_kept(found, device="cpu").exact
     if sys.platform == "linux":
         assert most_resident() < 2e9
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert faults == []
-    page.close()
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert page.faults == []
 
 
 @pytest.mark.realmodel

@@ -72,7 +72,7 @@
     return `A step takes ${seconds(ms)}. ${known}; here that would be ${seconds(low)} to ${seconds(high)}, most likely about ${seconds(middle)}.`;
   }
 
-  /* Two curves against steps: tokens right, of all, and the loss, of its first value. */
+  /* Two curves against steps: tokens right, of all, and the loss, of its highest value. */
   function drawn(trace, n) {
     const across = Math.max(20, trace.length), top = Math.max(...trace.map(({ loss }) => loss));
     const line = (of) => trace.map((seen, i) => `${((i / across) * 600).toFixed(1)},${(115 - 110 * of(seen)).toFixed(1)}`).join(" ");
